@@ -1,0 +1,278 @@
+"""The ways to Redis: one instance (or what Sentinel names as the primary), or a Redis Cluster.
+
+A backend sends a list of calls in one round trip and returns a reply for each. It retries
+nothing whose outcome is unknown: a lost connection raises, and the committer decides.
+"""
+
+import asyncio
+import contextlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+import redis.asyncio
+from redis import exceptions as redis_errors
+from redis.asyncio.client import PubSub
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+
+from restmq.broker.scripts import Call, Reply, Script
+from restmq.errors import InvalidInput, RestMQError, StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_SECONDS = 2.0
+ROUND_TRIP_TIMEOUT_SECONDS = 15.0
+"""A Redis that takes longer than this to answer counts as out of reach."""
+
+_CANNOT_SERVE = ("OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "LOADING")
+"""Error replies by which Redis says that it cannot take writes now."""
+
+
+def _client_options() -> dict[str, Any]:
+    # redis-py gives up on a read after 5 s by default, which would cut the blocking reads of the
+    # subscriber; round trips have a deadline of their own below. Retries are off because only the
+    # committer knows whether a call may be sent twice.
+    return {
+        "socket_timeout": None,
+        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+    }
+
+
+class Backend(ABC):
+    """Sends calls to Redis; ``description`` names it to people, without its password."""
+
+    def __init__(self, description: str, scripts: Sequence[Script]) -> None:
+        self.description = description
+        self._scripts = scripts
+
+    async def execute(self, calls: Sequence[Call]) -> list[Reply | RestMQError]:
+        """Send all calls in one round trip and return their replies, in order.
+
+        A call that Redis refused is answered by an error in its place. Scripts that Redis does
+        not know (it was restarted) are loaded and their calls, which did nothing, sent again.
+        Raises ``StoreUnavailable`` when the connection fails, so that no outcome is known.
+        """
+        try:
+            async with asyncio.timeout(ROUND_TRIP_TIMEOUT_SECONDS):
+                replies = await self._exchange(calls)
+                unknown = [
+                    index
+                    for index, reply in enumerate(replies)
+                    if isinstance(reply, redis_errors.NoScriptError)
+                ]
+                if unknown:
+                    await self._load_scripts()
+                    again = await self._exchange([calls[index] for index in unknown])
+                    for index, reply in zip(unknown, again, strict=True):
+                        replies[index] = reply
+        except (redis_errors.RedisError, OSError, TimeoutError) as error:
+            await self._reset()
+            raise StoreUnavailable(f"Redis is out of reach: {error or 'no answer'}") from error
+        return [
+            _translate(reply) if isinstance(reply, redis_errors.RedisError) else reply
+            for reply in replies
+        ]
+
+    @abstractmethod
+    async def _exchange(self, calls: Sequence[Call]) -> list[Reply]:
+        """Send and receive; error replies stand in the list, a lost connection raises."""
+
+    @abstractmethod
+    async def _load_scripts(self) -> None:
+        """Make every script known to Redis."""
+
+    @abstractmethod
+    async def _reset(self) -> None:
+        """Forget the connection, whose state is unknown."""
+
+    @abstractmethod
+    def subscriber(self) -> PubSub:
+        """Return a subscriber on a connection of its own, not connected yet."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close every connection."""
+
+
+def _translate(error: redis_errors.RedisError) -> RestMQError:
+    text = str(error)
+    cannot_serve = isinstance(
+        error,
+        redis_errors.OutOfMemoryError
+        | redis_errors.ReadOnlyError
+        | redis_errors.ClusterError
+        | redis_errors.ConnectionError
+        | redis_errors.TimeoutError,
+    )
+    if cannot_serve or text.startswith(_CANNOT_SERVE):
+        return StoreUnavailable(f"Redis cannot take this now: {text}")
+    logger.error("Redis refused a call: %s", text)
+    return RestMQError(f"Redis refused a call: {text}")
+
+
+class InstanceBackend(Backend):
+    """One Redis instance, over one connection that is kept for all round trips."""
+
+    def __init__(
+        self, client: redis.asyncio.Redis, description: str, scripts: Sequence[Script]
+    ) -> None:
+        super().__init__(description, scripts)
+        self._client = client
+        self._connection: AbstractConnection | None = None
+
+    async def _connected(self) -> AbstractConnection:
+        if self._connection is None:
+            # Sentinel's pool asks for the primary at each new connection.
+            pool = self._client.connection_pool
+            self._connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        return self._connection
+
+    async def _exchange(self, calls: Sequence[Call]) -> list[Reply]:
+        connection = await self._connected()
+        await connection.send_packed_command(
+            connection.pack_commands([call.command() for call in calls])
+        )
+        replies = []
+        for _ in calls:
+            try:
+                replies.append(await connection.read_response())
+            except redis_errors.ReadOnlyError:
+                raise  # a primary that became a replica: connect anew, perhaps elsewhere
+            except redis_errors.ResponseError as error:
+                replies.append(error)
+        return replies
+
+    async def _load_scripts(self) -> None:
+        loads = [Call(None, ("SCRIPT", "LOAD", script.text)) for script in self._scripts]
+        for reply in await self._exchange(loads):
+            if isinstance(reply, Exception):
+                raise reply
+
+    async def _reset(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(redis_errors.RedisError, OSError):
+                await connection.disconnect(nowait=True)
+            await self._client.connection_pool.release(connection)
+
+    def subscriber(self) -> PubSub:
+        """Return a subscriber on a connection of its own, not connected yet."""
+        return self._client.pubsub()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._reset()
+        await self._client.aclose()
+
+
+class ClusterBackend(Backend):
+    """A Redis Cluster; calls go to the node that owns each queue's slot, all at once."""
+
+    def __init__(self, cluster: RedisCluster, description: str, scripts: Sequence[Script]) -> None:
+        super().__init__(description, scripts)
+        self._cluster = cluster
+
+    async def _exchange(self, calls: Sequence[Call]) -> list[Reply]:
+        await self._cluster.initialize()
+        pipeline = self._cluster.pipeline()
+        for call in calls:
+            pipeline.execute_command(*call.command())
+        replies = await pipeline.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, redis_errors.ConnectionError | redis_errors.TimeoutError):
+                raise reply
+        return replies
+
+    async def _load_scripts(self) -> None:
+        for script in self._scripts:
+            await self._cluster.script_load(script.text)
+
+    async def _reset(self) -> None:
+        # Closing makes the next round trip learn the cluster's layout anew.
+        with contextlib.suppress(redis_errors.RedisError, OSError):
+            await self._cluster.aclose()
+
+    def subscriber(self) -> PubSub:
+        """Return a subscriber at some node: a message published anywhere reaches all nodes."""
+        pubsub: PubSub = self._cluster.pubsub()
+        return pubsub
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._reset()
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+def _hosts(netloc: str, default_port: int) -> list[tuple[str, int]]:
+    hosts = []
+    for part in netloc.rpartition("@")[2].split(","):
+        pieces = urlsplit(f"//{part}")
+        if not pieces.hostname:
+            raise InvalidInput(f"no host name in {part!r}")
+        hosts.append((pieces.hostname, pieces.port or default_port))
+    return hosts
+
+
+def open_backend(url: str, scripts: Sequence[Script]) -> Backend:
+    """Make the backend that ``url`` names; it connects at its first round trip.
+
+    Forms: ``redis://`` and ``rediss://`` (``user:password@host:port/db``), ``unix:///path``,
+    ``redis+sentinel://[user:password@]host[:26379],host.../service[/db]``,
+    ``redis+cluster://[user:password@]host[:port],host...`` (``?tls=1`` on either for TLS).
+    Raises ``InvalidInput`` for anything else.
+    """
+    description = _without_password(url)
+    parts = urlsplit(url)
+    if parts.scheme == "redis+cluster":
+        return _open_cluster(url, description, scripts)
+    if parts.scheme == "redis+sentinel":
+        return _open_sentinel(url, description, scripts)
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise InvalidInput(f"cannot reach Redis by {description!r}: unknown scheme")
+    client = redis.asyncio.Redis.from_url(url, **_client_options())
+    return InstanceBackend(client, description, scripts)
+
+
+def _credentials(url: str) -> dict[str, Any]:
+    netloc = urlsplit(url).netloc
+    options: dict[str, Any] = {}
+    if "@" in netloc:
+        login = urlsplit("//" + netloc.rpartition("@")[0] + "@host")
+        options["username"] = login.username or None
+        options["password"] = login.password
+    if dict(parse_qsl(urlsplit(url).query)).get("tls") in ("1", "true"):
+        options["ssl"] = True
+    return options
+
+
+def _open_cluster(url: str, description: str, scripts: Sequence[Script]) -> Backend:
+    nodes = [ClusterNode(host, port) for host, port in _hosts(urlsplit(url).netloc, 6379)]
+    cluster = RedisCluster(startup_nodes=nodes, **_client_options(), **_credentials(url))
+    return ClusterBackend(cluster, description, scripts)
+
+
+def _open_sentinel(url: str, description: str, scripts: Sequence[Script]) -> Backend:
+    parts = urlsplit(url)
+    service, _, database = parts.path.strip("/").partition("/")
+    if not service:
+        raise InvalidInput("redis+sentinel:// needs the service's name: redis+sentinel://host/name")
+    hosts = _hosts(parts.netloc, 26379)
+    sentinel = Sentinel(hosts, sentinel_kwargs=_client_options())  # type: ignore[no-untyped-call]
+    client = sentinel.master_for(
+        service, db=int(database or 0), **_client_options(), **_credentials(url)
+    )
+    return InstanceBackend(client, description, scripts)

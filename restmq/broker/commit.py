@@ -1,0 +1,297 @@
+"""Group commit: everything that arrives during one round trip to Redis goes out in the next.
+
+Adds to one queue, and takes from one queue, become one script call however many requests they
+come from; so a request costs a share of a round trip and of an fsync, not one of each.
+
+Limits: at most ``MAX_PENDING_OPERATIONS`` operations and ``MAX_PENDING_BYTES`` of message bodies
+wait; beyond that an operation is refused with ``Overloaded``.
+"""
+
+import asyncio
+import contextlib
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Sequence
+
+from restmq.broker.backend import Backend
+from restmq.broker.message import Message
+from restmq.broker.scripts import Call, Reply, Scripts
+from restmq.errors import Overloaded, RestMQError, StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+MAX_PENDING_OPERATIONS = 50_000
+MAX_PENDING_BYTES = 256 * 1024 * 1024
+MAX_BATCH_BYTES = 8 * 1024 * 1024
+"""Message bodies that go into one round trip, or are taken by one call; one body may pass it."""
+
+
+class Group(ABC):
+    """Operations that become one call."""
+
+    @abstractmethod
+    def call(self, batch: str) -> Call:
+        """Make the call; ``batch`` is unique among this node's round trips."""
+
+    @abstractmethod
+    def settle(self, reply: Reply, committer: "Committer") -> None:
+        """Give each operation its part of the reply."""
+
+    @abstractmethod
+    def fail(self, error: RestMQError) -> None:
+        """Tell each operation that it failed."""
+
+    def undo(self, batch: str) -> Call | None:
+        """Make the call that takes back what was done if its reply was lost; None if none is."""
+        return None
+
+
+class _Single(Group):
+    def __init__(self, call: Call, future: asyncio.Future[Reply]) -> None:
+        self._call = call
+        self._future = future
+
+    def call(self, batch: str) -> Call:
+        return self._call
+
+    def settle(self, reply: Reply, committer: "Committer") -> None:
+        if not self._future.done():
+            self._future.set_result(reply)
+
+    def fail(self, error: RestMQError) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
+
+
+class _Adds(Group):
+    """Adds to one queue. A publisher that went away meanwhile has its message stored anyway."""
+
+    def __init__(self, scripts: Scripts, queue: str) -> None:
+        self._scripts = scripts
+        self._queue = queue
+        self._messages: list[tuple[int | None, bytes]] = []
+        self._futures: list[asyncio.Future[int]] = []
+
+    def append(self, ttl_seconds: int | None, packed: bytes, future: asyncio.Future[int]) -> None:
+        self._messages.append((ttl_seconds, packed))
+        self._futures.append(future)
+
+    def call(self, batch: str) -> Call:
+        return self._scripts.add(self._queue, self._messages)
+
+    def settle(self, reply: Reply, committer: "Committer") -> None:
+        number: int = reply
+        for future in self._futures:
+            if not future.done():
+                future.set_result(number)
+            number += 1
+
+    def fail(self, error: RestMQError) -> None:
+        for future in self._futures:
+            if not future.done():
+                future.set_exception(error)
+
+
+class _Takes(Group):
+    """Takes from one queue. What falls to a consumer that went away meanwhile is put back."""
+
+    def __init__(self, scripts: Scripts, queue: str, remember: bool) -> None:
+        self._scripts = scripts
+        self._queue = queue
+        self._remember = remember
+        self._flavour = "pop" if remember else "take"
+        self._wanted: list[tuple[int, asyncio.Future[list[Message]]]] = []
+
+    def append(self, count: int, future: asyncio.Future[list[Message]]) -> None:
+        self._wanted.append((count, future))
+
+    def call(self, batch: str) -> Call:
+        total = sum(count for count, future in self._wanted if not future.done())
+        return self._scripts.take(
+            self._queue, self._flavour, batch, total, MAX_BATCH_BYTES, self._remember
+        )
+
+    def settle(self, reply: Reply, committer: "Committer") -> None:
+        stopped_early = reply[0] == 1
+        messages = [Message(reply[at], reply[at + 1]) for at in range(1, len(reply), 2)]
+        used = 0
+        for count, future in self._wanted:
+            share = messages[used : used + count]
+            if future.done():
+                continue
+            if not share and stopped_early:
+                committer.take_again(self._queue, count, self._remember, future)
+                continue
+            future.set_result(share)
+            used += len(share)
+        if used < len(messages):
+            committer.give_back(self._queue, messages[used:])
+
+    def fail(self, error: RestMQError) -> None:
+        for _, future in self._wanted:
+            if not future.done():
+                future.set_exception(error)
+
+    def undo(self, batch: str) -> Call | None:
+        return self._scripts.restore_reply(self._queue, self._flavour, batch)
+
+
+class _Batch:
+    """What one round trip will carry."""
+
+    __slots__ = ("groups", "operations", "total_bytes")
+
+    def __init__(self) -> None:
+        self.groups: dict[object, Group] = {}
+        self.operations = 0
+        self.total_bytes = 0
+
+
+class Committer:
+    """Collects operations and carries them to Redis, one round trip at a time."""
+
+    def __init__(self, backend: Backend, scripts: Scripts) -> None:
+        self._backend = backend
+        self._scripts = scripts
+        self._batches: deque[_Batch] = deque([_Batch()])
+        self._pending_operations = 0
+        self._pending_bytes = 0
+        self._arrived = asyncio.Event()
+        self._lost: list[Call] = []
+        self._round_trips = 0
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    def start(self) -> None:
+        """Start carrying operations."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="committer")
+
+    async def close(self) -> None:
+        """Carry what still waits, then stop."""
+        self._closing = True
+        self._arrived.set()
+        if self._task is not None:
+            await self._task
+            self._task = None
+
+    def add(self, queue: str, ttl_seconds: int | None, packed: bytes) -> asyncio.Future[int]:
+        """Append a message; the future gives its number once it is stored."""
+        batch = self._admit(len(packed))
+        group = batch.groups.get(queue)
+        if group is None:
+            group = batch.groups[queue] = _Adds(self._scripts, queue)
+        assert isinstance(group, _Adds)
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        group.append(ttl_seconds, packed, future)
+        return future
+
+    def take(self, queue: str, count: int, remember: bool) -> asyncio.Future[list[Message]]:
+        """Take messages off the queue; the future gives up to ``count`` of them.
+
+        If the future is cancelled before it is done, its share goes back to the queue.
+        """
+        future: asyncio.Future[list[Message]] = asyncio.get_running_loop().create_future()
+        self.take_again(queue, count, remember, future)
+        return future
+
+    def take_again(
+        self, queue: str, count: int, remember: bool, future: asyncio.Future[list[Message]]
+    ) -> None:
+        """Put a take that got nothing for lack of room in the reply into the next round trip."""
+        batch = self._admit(0)
+        group = batch.groups.get((queue, remember))
+        if group is None:
+            group = batch.groups[queue, remember] = _Takes(self._scripts, queue, remember)
+        assert isinstance(group, _Takes)
+        group.append(count, future)
+
+    def submit(self, call: Call, size_bytes: int = 0) -> asyncio.Future[Reply]:
+        """Send one call in the next round trip; the future gives Redis's reply."""
+        batch = self._admit(size_bytes)
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        batch.groups[future] = _Single(call, future)
+        return future
+
+    def give_back(self, queue: str, messages: Sequence[Message]) -> None:
+        """Put messages that reached nobody back at the head of the queue, in their order."""
+        pairs = [(message.number, message.record) for message in messages]
+        self._lost.append(self._scripts.restore(queue, pairs))
+        self._arrived.set()
+
+    def _admit(self, size_bytes: int) -> _Batch:
+        if self._closing:
+            raise StoreUnavailable("the server is stopping")
+        if (
+            self._pending_operations >= MAX_PENDING_OPERATIONS
+            or self._pending_bytes + size_bytes > MAX_PENDING_BYTES
+        ):
+            raise Overloaded("too many requests wait for Redis; try again in a moment")
+        batch = self._batches[-1]
+        if batch.total_bytes and batch.total_bytes + size_bytes > MAX_BATCH_BYTES:
+            batch = _Batch()
+            self._batches.append(batch)
+        batch.operations += 1
+        batch.total_bytes += size_bytes
+        self._pending_operations += 1
+        self._pending_bytes += size_bytes
+        self._arrived.set()
+        return batch
+
+    def _next_batch(self) -> _Batch:
+        batch = self._batches.popleft()
+        if not self._batches:
+            self._batches.append(_Batch())
+        return batch
+
+    async def _run(self) -> None:
+        while True:
+            if not self._batches[0].groups and not self._lost:
+                if self._closing:
+                    return
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            batch = self._next_batch()
+            await self._round_trip(batch)
+            self._pending_operations -= batch.operations
+            self._pending_bytes -= batch.total_bytes
+
+    async def _round_trip(self, batch: _Batch) -> None:
+        # What was lost is put back first, before a later take can overwrite its record.
+        lost, self._lost = self._lost, []
+        self._round_trips += 1
+        batch_name = str(self._round_trips)
+        groups = list(batch.groups.values())
+        calls = lost + [group.call(batch_name) for group in groups]
+        try:
+            replies = await self._backend.execute(calls)
+        except StoreUnavailable as error:
+            self._lost = lost + self._undo(groups, batch_name) + self._lost
+            for group in groups:
+                group.fail(error)
+            await self._pause_after_failure()
+            return
+        for reply in replies[: len(lost)]:
+            if isinstance(reply, RestMQError):
+                logger.error("messages could not be put back: %s", reply)
+        for group, reply in zip(groups, replies[len(lost) :], strict=True):
+            if isinstance(reply, RestMQError):
+                group.fail(reply)
+            else:
+                group.settle(reply, self)
+
+    def _undo(self, groups: Sequence[Group], batch_name: str) -> list[Call]:
+        calls = (group.undo(batch_name) for group in groups)
+        return [call for call in calls if call is not None]
+
+    async def _pause_after_failure(self) -> None:
+        if self._closing:
+            self._lost = []
+            return
+        if self._lost:
+            # Nothing but lost messages may wait: without a pause this would spin.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    self._arrived.clear()
+                    await self._arrived.wait()

@@ -1,0 +1,95 @@
+"""What the broker knows of a connected stream reader.
+
+An endpoint supplies a ``Consumer`` for each connection: where the bytes go. Consumers that read
+the same format share one ``Encoding``, so that a message is encoded once for all of them. The
+broker never learns which protocol it is.
+"""
+
+import asyncio
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from restmq.broker.message import Message
+
+
+class End(enum.Enum):
+    """Why a stream ends."""
+
+    PURGED = "the queue was deleted"
+    SLOW = "the consumer did not read"
+    DRAIN = "the server is stopping"
+
+
+class Encoding(ABC):
+    """How messages become the bytes that a consumer of this format receives.
+
+    Equal encodings must compare equal and hash alike: they share their results.
+    """
+
+    @abstractmethod
+    def encode(self, queue: str, messages: Sequence[Message]) -> bytes:
+        """Return the bytes for these messages, joined into one write."""
+
+    @property
+    def keep_alive(self) -> bytes:
+        """Return bytes that say nothing but keep the connection open; empty for none."""
+        return b""
+
+
+class Consumer(ABC):
+    """One connected stream reader.
+
+    ``ended`` becomes done when the stream must end, with the reason as its result.
+    """
+
+    __slots__ = ("encoding", "ended", "epoch", "progress", "share")
+
+    def __init__(self, encoding: Encoding) -> None:
+        self.encoding = encoding
+        self.ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self.epoch = 0
+        """The queue's epoch when this consumer joined; a later one ends the stream."""
+        self.progress = 0
+        """Bytes that were unsent at the last keep-alive; 0 for none."""
+        self.share: list[tuple[Message, int]] = []
+        """Round-robin messages of the last write, each with its size in bytes, until sent."""
+
+    @abstractmethod
+    def write(self, data: bytes) -> None:
+        """Send bytes, or keep them unsent; never waits."""
+
+    @property
+    @abstractmethod
+    def unsent_bytes(self) -> int:
+        """Return how many bytes the kernel has not taken yet."""
+
+    @property
+    @abstractmethod
+    def is_open(self) -> bool:
+        """Return whether bytes can still be written."""
+
+    @abstractmethod
+    async def wait_until_sent(self) -> None:
+        """Wait until nothing is unsent, or the connection is gone."""
+
+    @abstractmethod
+    def cut_off(self) -> None:
+        """Drop the connection and what is unsent, at once."""
+
+    def end(self, reason: End) -> None:
+        """End the stream; the endpoint says goodbye in its own way."""
+        if not self.ended.done():
+            self.ended.set_result(reason)
+
+    def unsent_messages(self) -> list[Message]:
+        """Return the round-robin messages that the kernel has not taken in full."""
+        unsent = self.unsent_bytes
+        messages = []
+        for message, size_bytes in reversed(self.share):
+            if unsent <= 0:
+                break
+            messages.append(message)
+            unsent -= size_bytes
+        messages.reverse()
+        return messages

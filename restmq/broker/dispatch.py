@@ -1,0 +1,355 @@
+"""Streams: how this node hands the messages of a queue to its connected consumers.
+
+One ``Stream`` per queue that has consumers here; its pump runs only while there is something to
+do. Redis decides what is for this node (``lua/deliver.lua``); this module decides which of its
+consumers gets it, and what happens to one that does not read:
+
+- broadcast: written to every consumer at once, whatever the others do. One whose unsent bytes
+  pass ``outbox_bytes`` is cut off.
+- round-robin: written only to a consumer with nothing unsent, in the order of connection; so a
+  slow one is passed over and holds little, which goes back to the queue when it is cut off.
+- either: one that has taken nothing between two keep-alives though bytes wait is cut off.
+
+New messages are moved out of the queue only while some consumer here has nothing unsent, so a
+backlog flows at the pace of the fastest.
+"""
+
+import asyncio
+import contextlib
+import logging
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from restmq.broker.commit import Committer
+from restmq.broker.consumers import Consumer, Encoding, End
+from restmq.broker.message import Message
+from restmq.broker.scripts import HistoryLimits, Scripts
+from restmq.errors import Unavailable
+
+logger = logging.getLogger(__name__)
+
+NODE_LIFETIME_SECONDS = 15.0
+"""A node that has not called for so long counts as dead."""
+
+MAX_MESSAGES_PER_CALL = 256
+MAX_BYTES_PER_CALL = 1024 * 1024
+_HISTORY_HEAD_BYTES = 16
+_RETRY_SECONDS = 0.25
+_BLOCKED_SECONDS = 0.05
+_SLICE = 200
+"""Streams or consumers that a periodic task handles before it lets others run."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """What streaming consumers of this node may use."""
+
+    outbox_bytes: int = 4 * 1024 * 1024
+    ping_seconds: float = 15.0
+    history: HistoryLimits = field(default_factory=HistoryLimits)
+
+
+class Stream:
+    """The consumers of one queue on this node."""
+
+    __slots__ = ("consumers", "joining", "position", "pump", "queue", "signal", "turn")
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.consumers: list[Consumer] = []
+        self.joining = 0
+        self.position: int | None = None
+        self.turn = 0
+        self.signal = asyncio.Event()
+        self.pump: asyncio.Task[None] | None = None
+
+    @property
+    def count(self) -> int:
+        """Return how many consumers are here or about to be."""
+        return len(self.consumers) + self.joining
+
+    def has_room(self) -> bool:
+        """Return whether any consumer could take more at once."""
+        return any(consumer.unsent_bytes == 0 for consumer in self.consumers)
+
+    def rotation(self) -> Iterator[Consumer]:
+        """Yield the consumers in turn for ever, preferring those with nothing unsent."""
+        while True:
+            able = [c for c in self.consumers if c.is_open and c.unsent_bytes == 0]
+            able = able or [c for c in self.consumers if c.is_open]
+            if not able:
+                return
+            for _ in range(len(able)):
+                self.turn = (self.turn + 1) % len(able)
+                yield able[self.turn - 1]
+
+
+class Dispatcher:
+    """All streams of this node."""
+
+    def __init__(self, committer: Committer, scripts: Scripts, limits: StreamLimits) -> None:
+        self._committer = committer
+        self._scripts = scripts
+        self._limits = limits
+        self._streams: dict[str, Stream] = {}
+        self._calls = 0
+        self._periodic: list[asyncio.Task[None]] = []
+        self.cut_off_count = 0
+        """Consumers cut off since the start because they did not read."""
+
+    def start(self) -> None:
+        """Start the periodic work."""
+        loop = asyncio.get_running_loop()
+        self._periodic = [
+            loop.create_task(self._stay_alive(), name="dispatcher-heartbeat"),
+            loop.create_task(self._keep_connections_alive(), name="dispatcher-keep-alive"),
+        ]
+
+    async def close(self) -> None:
+        """Stop handing out, and tell the other nodes that no consumer is left here."""
+        tasks = [*self._periodic, *(s.pump for s in self._streams.values() if s.pump)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for stream in list(self._streams.values()):
+            for consumer in list(stream.consumers):
+                await self.leave(stream.queue, consumer)
+
+    def end_all(self, reason: End) -> None:
+        """End every stream of this node."""
+        for stream in self._streams.values():
+            for consumer in stream.consumers:
+                consumer.end(reason)
+
+    @property
+    def consumer_count(self) -> int:
+        """Return how many consumers are connected to this node."""
+        return sum(len(stream.consumers) for stream in self._streams.values())
+
+    async def join(self, queue: str, consumer: Consumer) -> None:
+        """Count a new consumer in; it gets messages from ``begin`` on.
+
+        When this returns, every node knows of it, so that a DELETE from now on ends it.
+        Raises ``Unavailable`` when Redis does not answer.
+        """
+        stream = self._streams.get(queue)
+        if stream is None:
+            stream = self._streams[queue] = Stream(queue)
+        stream.joining += 1
+        try:
+            epoch, position = await self._announce(stream)
+        finally:
+            stream.joining -= 1
+            self._drop_if_empty(stream)
+        if stream.position is None:
+            stream.position = position
+        consumer.epoch = epoch
+
+    def begin(self, queue: str, consumer: Consumer) -> None:
+        """Start handing messages to a consumer that has joined and is ready to be written to."""
+        stream = self._streams.get(queue)
+        if stream is None:
+            stream = self._streams[queue] = Stream(queue)
+        stream.consumers.append(consumer)
+        self.wake(queue)
+
+    async def leave(self, queue: str, consumer: Consumer) -> None:
+        """Count a consumer out; what it was handed but cannot have received goes back."""
+        stream = self._streams.get(queue)
+        if stream is None:
+            return
+        with contextlib.suppress(ValueError):
+            stream.consumers.remove(consumer)
+        unsent = consumer.unsent_messages()
+        if unsent:
+            self._committer.give_back(queue, unsent)
+        try:
+            await self._announce(stream)
+        except Unavailable:
+            return  # the heartbeat says it again
+        self._drop_if_empty(stream)
+
+    def wake(self, queue: str) -> None:
+        """Look whether there is something for this node's consumers of ``queue``."""
+        stream = self._streams.get(queue)
+        if stream is None:
+            return
+        stream.signal.set()
+        if stream.pump is None and stream.consumers:
+            stream.pump = asyncio.get_running_loop().create_task(self._pump(stream))
+
+    def wake_all(self) -> None:
+        """Look at every queue, because wake-ups may have been missed."""
+        for queue in list(self._streams):
+            self.wake(queue)
+
+    async def _announce(self, stream: Stream) -> tuple[int, int]:
+        reply = await self._committer.submit(
+            self._scripts.join(stream.queue, stream.count, NODE_LIFETIME_SECONDS, stream.position)
+        )
+        return reply[0], reply[1]
+
+    def _drop_if_empty(self, stream: Stream) -> None:
+        if not stream.count and self._streams.get(stream.queue) is stream:
+            del self._streams[stream.queue]
+
+    async def _pump(self, stream: Stream) -> None:
+        try:
+            while stream.consumers and stream.signal.is_set():
+                stream.signal.clear()
+                await self._hand_out(stream)
+        finally:
+            stream.pump = None
+
+    async def _hand_out(self, stream: Stream) -> None:
+        """Fetch what is for this node once, and see to it that the rest is fetched too."""
+        self._calls += 1
+        had_room = stream.has_room()
+        try:
+            epoch, position, missed, more, entries, handed = await self._committer.submit(
+                self._scripts.deliver(
+                    stream.queue,
+                    consumers=stream.count,
+                    lifetime_seconds=NODE_LIFETIME_SECONDS,
+                    position=stream.position or 0,
+                    has_room=had_room,
+                    max_messages=MAX_MESSAGES_PER_CALL,
+                    max_bytes=MAX_BYTES_PER_CALL,
+                    history=self._limits.history,
+                    batch=str(self._calls),
+                )
+            )
+        except Unavailable:
+            stream.signal.set()
+            await asyncio.sleep(_RETRY_SECONDS)
+            return
+        stream.position = position
+        if missed:
+            logger.warning("%d broadcast messages of %r were missed", missed, stream.queue)
+        self._end_purged(stream, epoch)
+        if entries:
+            self._broadcast(stream, _from_history(entries))
+        if handed:
+            self._rotate(stream, _from_pairs(handed))
+        if more:
+            stream.signal.set()
+            if not entries and not handed:
+                await self._wait_for_room(stream, had_room)
+
+    async def _wait_for_room(self, stream: Stream, had_room: bool) -> None:
+        """Wait until a consumer has sent what it holds, or there is something new to look at."""
+        if had_room:  # another node has yet to read the history
+            await asyncio.sleep(_BLOCKED_SECONDS)
+            return
+        stream.signal.clear()
+        loop = asyncio.get_running_loop()
+        sample = stream.consumers[:_SLICE]
+        waiting = [loop.create_task(consumer.wait_until_sent()) for consumer in sample]
+        waiting.append(loop.create_task(_wait_for(stream.signal)))
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        stream.signal.set()
+
+    def _end_purged(self, stream: Stream, epoch: int) -> None:
+        for consumer in stream.consumers:
+            if consumer.epoch < epoch:
+                consumer.end(End.PURGED)
+
+    def _broadcast(self, stream: Stream, messages: Sequence[Message]) -> None:
+        encoded: dict[Encoding, bytes] = {}
+        for consumer in stream.consumers:
+            if consumer.ended.done():
+                continue
+            if consumer.unsent_bytes > self._limits.outbox_bytes:
+                self._cut_off(stream, consumer)
+                continue
+            encoding = consumer.encoding
+            data = encoded.get(encoding)
+            if data is None:
+                data = encoded[encoding] = encoding.encode(stream.queue, messages)
+            consumer.write(data)
+
+    def _rotate(self, stream: Stream, messages: Sequence[Message]) -> None:
+        rotation = stream.rotation()
+        shares: dict[Consumer, list[Message]] = {}
+        for index, message in enumerate(messages):
+            consumer = next(rotation, None)
+            if consumer is None:
+                self._committer.give_back(stream.queue, messages[index:])
+                break
+            shares.setdefault(consumer, []).append(message)
+        for consumer, share in shares.items():
+            parts = [consumer.encoding.encode(stream.queue, [message]) for message in share]
+            sizes = zip(share, map(len, parts), strict=True)
+            held = consumer.share if consumer.unsent_bytes else []
+            consumer.share = [*held, *sizes]
+            consumer.write(b"".join(parts))
+
+    def _cut_off(self, stream: Stream, consumer: Consumer) -> None:
+        logger.info("consumer of %r cut off: %d bytes unsent", stream.queue, consumer.unsent_bytes)
+        self.cut_off_count += 1
+        unsent = consumer.unsent_messages()
+        consumer.share = []
+        if unsent:
+            self._committer.give_back(stream.queue, unsent)
+        consumer.end(End.SLOW)
+        consumer.cut_off()
+
+    async def _stay_alive(self) -> None:
+        """Call for every stream often enough to stay alive, which also finds missed wake-ups."""
+        while True:
+            await asyncio.sleep(NODE_LIFETIME_SECONDS / 3)
+            for index, stream in enumerate(list(self._streams.values())):
+                if stream.consumers:
+                    self.wake(stream.queue)
+                elif not stream.joining:
+                    await self._leave_again(stream)
+                if index % _SLICE == _SLICE - 1:
+                    await asyncio.sleep(0)
+
+    async def _leave_again(self, stream: Stream) -> None:
+        with contextlib.suppress(Unavailable):
+            await self._announce(stream)
+            self._drop_if_empty(stream)
+
+    async def _keep_connections_alive(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.ping_seconds)
+            seen = 0
+            for stream in list(self._streams.values()):
+                for consumer in list(stream.consumers):
+                    self._check(stream, consumer)
+                    seen += 1
+                    if seen % _SLICE == 0:
+                        await asyncio.sleep(0)
+
+    def _check(self, stream: Stream, consumer: Consumer) -> None:
+        unsent = consumer.unsent_bytes
+        if unsent and consumer.progress and unsent >= consumer.progress:
+            self._cut_off(stream, consumer)
+            return
+        consumer.progress = unsent
+        if not unsent and not consumer.ended.done():
+            ping = consumer.encoding.keep_alive
+            if ping:
+                consumer.write(ping)
+
+
+async def _wait_for(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def _from_history(entries: Sequence[bytes]) -> list[Message]:
+    """Read history entries: the number and the time sent as doubles, then the record."""
+    unpack = struct.Struct(">dd").unpack_from
+    return [Message(int(unpack(entry)[0]), entry[_HISTORY_HEAD_BYTES:]) for entry in entries]
+
+
+def _from_pairs(pairs: Sequence[int | bytes]) -> list[Message]:
+    numbers, records = pairs[::2], pairs[1::2]
+    return [Message(int(n), bytes(r)) for n, r in zip(numbers, records, strict=True)]

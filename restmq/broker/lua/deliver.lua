@@ -1,0 +1,191 @@
+-- deliver.lua: hands out what waits, by the queue's policy, and tells a node what is for it.
+--
+-- broadcast   messages move from the list to the history, which every node reads from its own
+--             position; what some live node has not read yet is never trimmed away
+-- roundrobin  messages are assigned in turn over the consumers of all nodes; what falls to
+--             another node is noted in ASSIGNED, its body stays stored until that node calls
+--
+-- ARGV   [4] node  [5] its consumers  [6] seconds until it counts as dead
+--        [7] how far it has read the history  [8] '1' if its consumers have room for more
+--        [9] most messages  [10] most bytes (one message more may pass it)
+--        [11] history_count  [12] history_seconds  [13] history_bytes  [14] batch
+-- reply  {epoch, position, entries missed, 1 if more can be had now, history entries, handed}
+--        history entries: {number and time sent as two doubles, then the record, ...}
+--        handed: {number, record, ...} for one consumer each
+-- cost   O(1) a message moved or read, O(nodes); O(log n) for a message assigned elsewhere
+
+local node, consumers, lifetime = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+local position, has_room = tonumber(ARGV[7]), ARGV[8] == '1'
+local max_messages, max_bytes = tonumber(ARGV[9]), tonumber(ARGV[10])
+local history_count, history_seconds = tonumber(ARGV[11]), tonumber(ARGV[12])
+local history_bytes_limit = tonumber(ARGV[13])
+
+local now = clock()
+local fields = redis.call('HMGET', RECORD, 'status', 'policy', 'epoch', 'sent', 'turn',
+  'history_bytes')
+local started, roundrobin = fields[1] ~= '0', fields[2] == '2'
+local epoch, sent, turn = tonumber(fields[3] or 0), tonumber(fields[4] or 0), tonumber(fields[5] or 0)
+local history_bytes = tonumber(fields[6] or 0)
+
+-- The live nodes, in the order of their names, which is the same in every call.
+local function live_nodes()
+  local nodes, known = {}, nil
+  prune_nodes(now)
+  local entries = redis.call('HGETALL', NODES)
+  for index = 1, #entries, 2 do
+    local count, deadline, read = unpack_node(entries[index + 1])
+    if entries[index] == node then
+      known = {count = count, deadline = deadline, read = read}
+    else
+      nodes[#nodes + 1] = {name = entries[index], consumers = count, read = read}
+    end
+  end
+  -- Written only when it says something new: an entry is a write, and a write is an fsync.
+  if not known or known.count ~= consumers or known.deadline - now < lifetime * 2 / 3
+      or position - known.read >= 100 then
+    redis.call('HSET', NODES, node, pack_node(consumers, now + lifetime, position))
+  end
+  nodes[#nodes + 1] = {name = node, consumers = consumers, read = position}
+  table.sort(nodes, function(one, other) return one.name < other.name end)
+  return nodes
+end
+
+local nodes = live_nodes()
+clear_expired(now)
+
+local function slowest_read()
+  local lowest = position
+  for _, other in ipairs(nodes) do lowest = math.min(lowest, other.read) end
+  return lowest
+end
+
+-- Drops from the history what is too much or too old and has been read by every live node.
+local function trim_history(lowest)
+  local length = redis.call('LLEN', HISTORY)
+  if length == 0 then history_bytes = 0 end
+  while length > 0 and sent - length < lowest do
+    local head = redis.call('LINDEX', HISTORY, 0)
+    local _, sent_at = struct.unpack('>dd', head)
+    if length <= history_count and history_bytes <= history_bytes_limit
+        and sent_at > now - history_seconds then break end
+    redis.call('LPOP', HISTORY)
+    history_bytes = history_bytes - #head
+    length = length - 1
+  end
+end
+
+local function broadcast()
+  local lowest = slowest_read()
+  local room = math.max(history_count, max_messages) - (sent - lowest)
+  if lowest < sent and history_bytes > history_bytes_limit then room = 0 end
+  local numbers, records = pop_ready(now, math.min(max_messages, room), max_bytes)
+  if #numbers == 0 then return end
+  forget(numbers)
+  local entries = {}
+  for index, number in ipairs(numbers) do
+    entries[index] = struct.pack('>dd', tonumber(number), now) .. records[index]
+    history_bytes = history_bytes + #entries[index]
+  end
+  call_chunked('RPUSH', HISTORY, entries)
+  sent = sent + #numbers
+  trim_history(lowest)
+  redis.call('EXPIRE', HISTORY, math.max(1, history_seconds))
+  redis.call('HSET', RECORD, 'sent', sent, 'history_bytes', history_bytes)
+  if #nodes > 1 then wake(node) end
+end
+
+local handed_numbers, handed_records = {}, {}
+
+-- The consumers that take part in this round: a node that lies far behind is left out.
+local function ring()
+  local members, total = {}, 0
+  local some_assigned = redis.call('EXISTS', ASSIGNED) == 1
+  for _, other in ipairs(nodes) do
+    local outstanding = 0
+    if some_assigned and other.name ~= node then
+      outstanding = redis.call('ZLEXCOUNT', ASSIGNED, '[' .. other.name .. ':',
+        '(' .. other.name .. ';')
+    end
+    if outstanding < max_messages then
+      members[#members + 1] = other
+      total = total + other.consumers
+    end
+  end
+  return members, total
+end
+
+local function next_node(members, total)
+  local place = turn % total
+  turn = turn + 1
+  for _, member in ipairs(members) do
+    if place < member.consumers then return member.name end
+    place = place - member.consumers
+  end
+end
+
+local function rotate()
+  local members, total = ring()
+  if total == 0 then return end
+  local numbers, records = pop_ready(now, max_messages, max_bytes)
+  if #numbers == 0 then return end
+  local elsewhere = {}
+  for index, number in ipairs(numbers) do
+    local chosen = next_node(members, total)
+    if chosen == node then
+      handed_numbers[#handed_numbers + 1] = number
+      handed_records[#handed_records + 1] = records[index]
+    else
+      elsewhere[#elsewhere + 1] = 0
+      elsewhere[#elsewhere + 1] = string.format('%s:%016d', chosen, number)
+    end
+  end
+  redis.call('HSET', RECORD, 'turn', turn)
+  if #elsewhere > 0 then
+    call_chunked('ZADD', ASSIGNED, elsewhere)
+    wake(node)
+  end
+end
+
+-- What other nodes assigned to this one since it last called.
+local function collect()
+  local members = redis.call('ZRANGEBYLEX', ASSIGNED, '[' .. node .. ':', '(' .. node .. ';',
+    'LIMIT', 0, max_messages)
+  if #members == 0 then return end
+  call_chunked('ZREM', ASSIGNED, members)
+  for _, member in ipairs(members) do
+    local number = string.format('%.0f', tonumber(string.sub(member, #node + 2)))
+    local record = redis.call('HGET', MESSAGES, number)
+    if record and not has_expired(record, now) then
+      handed_numbers[#handed_numbers + 1] = number
+      handed_records[#handed_records + 1] = record
+    end
+  end
+end
+
+local function read_history()
+  local length = redis.call('LLEN', HISTORY)
+  local first = length - (sent - position)
+  local missed = math.max(0, -first)
+  local entries = redis.call('LRANGE', HISTORY, math.max(0, first),
+    math.max(0, first) + max_messages - 1)
+  position = position + missed + #entries
+  return entries, missed
+end
+
+collect()
+if started and has_room then
+  if roundrobin then rotate() else broadcast() end
+end
+local entries, missed = {}, 0
+if position < sent then entries, missed = read_history() end
+if #handed_numbers > 0 then
+  forget(handed_numbers)
+  remember_reply('deliver', ARGV[14], handed_numbers, handed_records)
+end
+local more = 0
+if position < sent or (started and redis.call('EXISTS', READY) == 1)
+    or redis.call('EXISTS', ASSIGNED) == 1 and redis.call('ZLEXCOUNT', ASSIGNED,
+      '[' .. node .. ':', '(' .. node .. ';') > 0 then
+  more = 1
+end
+return {epoch, position, missed, more, entries, interleave(handed_numbers, handed_records)}

@@ -1,0 +1,43 @@
+-- restore.lua: gives back messages that were taken but reached nobody, to the head of the queue.
+--
+-- ARGV   [4] flavour  [5] batch: undoes that reply of this node, if it is the last of its flavour
+--        or [4] '' [5] '' [6...] pairs: number, record
+-- reply  how many messages came back
+-- cost   O(1) a message, O(log n) with a ttl
+
+local numbers, records = {}, {}
+if ARGV[4] ~= '' then
+  local packed = redis.call('HGET', TAKEN, ARGV[4])
+  if not packed then return 0 end
+  local reply = cmsgpack.unpack(packed)
+  if reply[1] ~= ARGV[5] then return 0 end
+  numbers, records = reply[2], reply[3]
+  redis.call('HDEL', TAKEN, ARGV[4])
+else
+  for index = 6, #ARGV, 2 do
+    numbers[#numbers + 1] = ARGV[index]
+    records[#records + 1] = ARGV[index + 1]
+  end
+end
+
+local now = clock()
+local bodies, deadlines, live = {}, {}, {}
+for index, number in ipairs(numbers) do
+  local record = records[index]
+  if not has_expired(record, now) then
+    local _, expires = struct.unpack('>dd', record)
+    live[#live + 1] = number
+    bodies[#bodies + 1] = number
+    bodies[#bodies + 1] = record
+    if expires > 0 then
+      deadlines[#deadlines + 1] = score(expires)
+      deadlines[#deadlines + 1] = number
+    end
+  end
+end
+call_chunked('HSET', MESSAGES, bodies)
+call_chunked('ZADD', EXPIRY, deadlines)
+push_head(live)
+for _, number in ipairs(live) do redis.call('LREM', POPPED, -1, number) end
+if #live > 0 then wake() end
+return #live

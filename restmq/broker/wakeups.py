@@ -1,0 +1,85 @@
+"""How a node hears that a queue wants looking at.
+
+One subscription a node, on its own channel; the payload is a queue's name. It is only a hint:
+after every (re)connection all queues are looked at, so a lost wake-up costs time, not messages.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Callable
+
+from redis import exceptions as redis_errors
+
+from restmq.broker.backend import Backend
+
+logger = logging.getLogger(__name__)
+
+_RECONNECT_SECONDS = 0.2
+_SUBSCRIBE_TIMEOUT_SECONDS = 5.0
+
+
+class Wakeups:
+    """Listens on one channel, for as long as it takes."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        channel: str,
+        on_wake: Callable[[str], None],
+        on_connected: Callable[[], None],
+    ) -> None:
+        self._backend = backend
+        self._channel = channel
+        self._on_wake = on_wake
+        self._on_connected = on_connected
+        self._connected = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start listening."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="wakeups")
+
+    async def wait_until_connected(self, timeout_seconds: float) -> bool:
+        """Wait for the subscription; returns whether it came in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                await self._connected.wait()
+        return self._connected.is_set()
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except (redis_errors.RedisError, OSError, TimeoutError) as error:
+                if self._connected.is_set():
+                    logger.warning("lost the wake-ups from Redis: %s", error)
+                self._connected.clear()
+                await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _listen(self) -> None:
+        pubsub = self._backend.subscriber()
+        try:
+            async with asyncio.timeout(_SUBSCRIBE_TIMEOUT_SECONDS):
+                await pubsub.subscribe(self._channel)
+            while True:
+                message = await pubsub.get_message(timeout=math.inf)
+                if message is None:
+                    continue
+                if message["type"] == "subscribe":
+                    self._connected.set()
+                    self._on_connected()
+                elif message["type"] == "message":
+                    self._on_wake(message["data"].decode())
+        finally:
+            # An own task ends a connection in whatever state it is.
+            with contextlib.suppress(redis_errors.RedisError, OSError):
+                await pubsub.aclose()  # type: ignore[no-untyped-call]
