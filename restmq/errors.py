@@ -9,6 +9,7 @@ HTTP table); nothing below the endpoints knows a status number.
     |   |-- UnsupportedMediaType a body of a kind this route does not read
     |   `-- TooLarge             a body over ``max_body_bytes``
     |-- NotFound                 the thing named does not exist
+    |-- MethodNotAllowed         it does, but not for this HTTP method
     |-- AccessDenied             the peer may not do this
     |   `-- CredentialsRequired  it may, with the right user name and password
     |-- ForeignOrigin            a page of another site that is not allowed asked for this
@@ -48,6 +49,16 @@ class NotFound(RestMQError):
     """The thing named does not exist."""
 
     code = "not-found"
+
+
+class MethodNotAllowed(RestMQError):
+    """The thing named exists, but cannot be used this way."""
+
+    code = "method-not-allowed"
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"use one of: {allowed}")
+        self.allowed = allowed
 
 
 class AccessDenied(RestMQError):

@@ -1,0 +1,202 @@
+"""The front door: finds the route of a request, asks whether it is allowed, translates errors.
+
+A route is a row of a table: method, first segment of the path, the sections of acl.conf that it
+needs, and the handler. A row cannot be without its sections, so no endpoint can forget to ask.
+What follows the first segment is given to the handler, percent-decoded.
+"""
+
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from aiohttp import web
+
+from restmq.access import BASIC_CHALLENGE, Access, Section, canonical_address
+from restmq.broker.keys import check_queue_name
+from restmq.endpoints.web import Reply, Request, error_reply
+from restmq.errors import (
+    CredentialsRequired,
+    ForeignOrigin,
+    InvalidInput,
+    MethodNotAllowed,
+    NotFound,
+    RestMQError,
+)
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[Request, str], Awaitable[web.StreamResponse]]
+
+PREFLIGHT_SECONDS = 600
+_ALLOWED_METHODS = "GET, POST, PUT, PATCH, DELETE"
+_DEFAULT_ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+
+
+class Route(NamedTuple):
+    """One row of the table."""
+
+    method: str
+    segment: str
+    """The first segment of the path; empty for the root."""
+    sections: tuple[Section, ...]
+    """All of these must allow the peer; an empty tuple is open to everyone."""
+    handler: Handler
+    changes: bool
+    """Whether it changes or consumes something, which pages of foreign origins may not."""
+    named: bool = False
+    """Whether the rest of the path must be a queue's name."""
+
+
+class OriginRules:
+    """Which pages of other sites may use this server."""
+
+    def __init__(self, allowed_origins: Iterable[str]) -> None:
+        self._allowed = frozenset(origin.lower() for origin in allowed_origins)
+
+    def allows(self, origin: str) -> bool:
+        """Return whether the settings name this origin."""
+        return "*" in self._allowed or origin.lower() in self._allowed
+
+    @staticmethod
+    def is_same(origin: str, host: str) -> bool:
+        """Return whether a page of ``origin`` talks to the server it came from."""
+        return urlsplit(origin).netloc.lower() == host.lower()
+
+
+class Router:
+    """Serves every HTTP request of a node."""
+
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        access: Access,
+        allowed_origins: Iterable[str] = (),
+        trusted_proxies: Iterable[str] = (),
+    ) -> None:
+        self._table: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            methods = self._table.setdefault(route.segment, {})
+            assert route.method not in methods, f"{route.method} /{route.segment} is there twice"
+            methods[route.method] = route
+        self._access = access
+        self._origins = OriginRules(allowed_origins)
+        self._proxies = [ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies]
+
+    @property
+    def routes(self) -> list[Route]:
+        """Return every row, for documentation and for the test that tries each of them."""
+        return [route for methods in self._table.values() for route in methods.values()]
+
+    async def handle(self, request: Request) -> web.StreamResponse:
+        """Answer one request; every error becomes a reply here."""
+        try:
+            return await self._dispatch(request)
+        except RestMQError as error:
+            return self._refuse(request, error)
+
+    async def _dispatch(self, request: Request) -> web.StreamResponse:
+        path = request.raw_path.partition("?")[0]
+        if not path.startswith("/"):  # the absolute form, which proxies use
+            path = request.rel_url.raw_path
+        segment, _, rest = path[1:].partition("/")
+        methods = self._table.get(segment)
+        if methods is None:
+            raise NotFound("there is nothing at this path; see /static/help.html")
+        origin = request.headers.get("Origin")
+        route = methods.get(request.method)
+        if route is None:
+            return self._without_route(request, methods, origin)
+        if origin is not None:
+            self._check_origin(request, route, origin)
+        for section in route.sections:
+            if not self._access.is_open(section):
+                self.check_access(request, section)
+        name = rest if rest.isascii() and "%" not in rest else _decode_path(rest)
+        if route.named:
+            check_queue_name(name)
+        return await route.handler(request, name)
+
+    def check_access(self, request: Request, section: Section) -> None:
+        """Raise AccessDenied or CredentialsRequired unless the peer may use ``section``."""
+        self._access.check(
+            section,
+            self.peer_address(request),
+            request.headers.get("Authorization"),
+            request.headers.get("Cookie"),
+        )
+
+    def peer_address(self, request: Request) -> str:
+        """Return the address of the client: the TCP peer, or whom a trusted proxy names."""
+        peer = request.transport.get_extra_info("peername") if request.transport else None
+        address = peer[0] if isinstance(peer, tuple) else ""
+        if not self._proxies or not self._is_proxy(address):
+            return address
+        # Each proxy appends the address it saw, so the last that is no proxy of ours is true.
+        forwarded = ",".join(request.headers.getall("X-Forwarded-For", ()))
+        for hop in reversed(forwarded.split(",")):
+            hop = hop.strip()
+            if not hop:
+                break
+            address = hop
+            if not self._is_proxy(hop):
+                break
+        return address
+
+    def _is_proxy(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(canonical_address(address))
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._proxies)
+
+    def _check_origin(self, request: Request, route: Route, origin: str) -> None:
+        if self._origins.allows(origin):
+            request.cors = _cors(origin)
+        elif route.changes and not self._origins.is_same(origin, request.host):
+            raise ForeignOrigin(
+                f"pages of {origin[:200]} may not do this; the setting allowed_origins can let them"
+            )
+
+    def _without_route(
+        self, request: Request, methods: dict[str, Route], origin: str | None
+    ) -> Reply:
+        allowed = ", ".join(sorted({*methods, "OPTIONS"}))
+        if request.method != "OPTIONS":
+            raise MethodNotAllowed(allowed)
+        headers = [("Allow", allowed)]
+        if origin is not None and self._origins.allows(origin):
+            request.cors = _cors(origin)
+            wanted = request.headers.get("Access-Control-Request-Headers", "")
+            headers += [
+                ("Access-Control-Allow-Methods", _ALLOWED_METHODS),
+                ("Access-Control-Allow-Headers", wanted or _DEFAULT_ALLOWED_HEADERS),
+                ("Access-Control-Max-Age", str(PREFLIGHT_SECONDS)),
+            ]
+        return Reply(status=204, headers=headers)
+
+    def _refuse(self, request: Request, error: RestMQError) -> Reply:
+        headers: Sequence[tuple[str, str]] = ()
+        if isinstance(error, CredentialsRequired):
+            headers = [("WWW-Authenticate", BASIC_CHALLENGE)]
+        elif isinstance(error, MethodNotAllowed):
+            headers = [("Allow", error.allowed)]
+        return error_reply(error, headers)
+
+
+def _cors(origin: str) -> list[tuple[str, str]]:
+    return [
+        ("Access-Control-Allow-Origin", origin),
+        ("Access-Control-Allow-Credentials", "true"),
+        ("Access-Control-Expose-Headers", "*"),
+        ("Vary", "Origin"),
+    ]
+
+
+def _decode_path(path: str) -> str:
+    """Percent-decode; raises InvalidInput unless the result is UTF-8."""
+    try:
+        return unquote_to_bytes(path.encode("utf-8", "surrogateescape")).decode()
+    except UnicodeError:
+        raise InvalidInput("the queue's name must be valid UTF-8, percent-encoded") from None

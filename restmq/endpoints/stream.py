@@ -1,0 +1,330 @@
+"""Streaming consumers: ``/c/Q`` as comet, long-poll or server-sent events, and ``/ws/Q``.
+
+They follow the RestMQ specification, section 6. Each connection is a ``Consumer`` of the broker;
+bytes go straight to its transport, framed once for all consumers of the same format, because a
+message for a thousand consumers must not cost a thousand encodings.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+from aiohttp import HttpVersion11, WSCloseCode, WSMsgType, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp_sse import EventSourceResponse
+
+from restmq.access import Section
+from restmq.broker.broker import Broker
+from restmq.broker.consumers import Consumer, Encoding, End
+from restmq.broker.message import Message
+from restmq.codecs.sse import COMMENT_PING, encode_event
+from restmq.codecs.websocket import encode_text_frame
+from restmq.endpoints.router import Route
+from restmq.endpoints.web import (
+    TEXT,
+    Parameters,
+    Reply,
+    Request,
+    encode_json,
+    javascript,
+    message_fields,
+    query_parameters,
+)
+from restmq.errors import InvalidInput
+
+MAX_WAIT_SECONDS = 60
+_NO_WAIT_SECONDS = 0.1
+"""What ``wait=0`` allows for asking the queue at all."""
+
+MAX_CLIENT_FRAME_BYTES = 1024 * 1024
+"""The largest WebSocket message that a client may send for its echo."""
+
+EVENT_STREAM = "text/event-stream"
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class CometEncoding(Encoding):
+    """A line of JSON, or a call of a JavaScript function, for each message."""
+
+    def __init__(self, callback: str | None, chunked: bool) -> None:
+        self._callback = callback.encode() if callback else None
+        self._chunked = chunked
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CometEncoding) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self._callback, self._chunked))
+
+    def encode(self, queue: str, messages: Sequence[Message]) -> bytes:
+        """Return lines that end in CRLF, as one chunk if the connection is chunked."""
+        texts = (encode_json(message_fields(queue, message)) for message in messages)
+        if self._callback is None:
+            data = b"".join([text + b"\r\n" for text in texts])
+        else:
+            name = self._callback
+            data = b"".join([b"%b(%b);\r\n" % (name, javascript(text)) for text in texts])
+        return _chunk(data) if self._chunked else data
+
+
+class SseEncoding(Encoding):
+    """One server-sent event for each message; its id is the message's number."""
+
+    def __init__(self, chunked: bool) -> None:
+        self._chunked = chunked
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SseEncoding) and self._chunked == other._chunked
+
+    def __hash__(self) -> int:
+        return hash((SseEncoding, self._chunked))
+
+    def encode(self, queue: str, messages: Sequence[Message]) -> bytes:
+        """Return the events, as one chunk if the connection is chunked."""
+        events = [
+            encode_event(encode_json(message_fields(queue, message)), id=str(message.number))
+            for message in messages
+        ]
+        data = b"".join(events)
+        return _chunk(data) if self._chunked else data
+
+    @property
+    def keep_alive(self) -> bytes:
+        """Return a comment, which readers pass over."""
+        return _chunk(COMMENT_PING) if self._chunked else COMMENT_PING
+
+
+class WebSocketEncoding(Encoding):
+    """One text frame of JSON for each message. Pings come from the connection itself."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, WebSocketEncoding)
+
+    def __hash__(self) -> int:
+        return hash(WebSocketEncoding)
+
+    def encode(self, queue: str, messages: Sequence[Message]) -> bytes:
+        """Return the frames, which follow each other without more ado."""
+        return b"".join(
+            [encode_text_frame(encode_json(message_fields(queue, m))) for m in messages]
+        )
+
+
+class ConnectionConsumer(Consumer):
+    """A consumer whose bytes go to the transport of a request."""
+
+    __slots__ = ("_request", "_transport")
+
+    def __init__(self, encoding: Encoding, request: Request) -> None:
+        super().__init__(encoding)
+        assert request.transport is not None
+        self._request = request
+        self._transport = request.transport
+        # Any unsent byte pauses the writer, so that waiting for it means: all is sent.
+        request.transport.set_write_buffer_limits(high=0)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, or keep them in the transport's buffer."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Return the size of the transport's buffer."""
+        return self._transport.get_write_buffer_size()
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether the connection stands and the stream has not ended."""
+        return not (self.ended.done() or self._transport.is_closing())
+
+    async def wait_until_sent(self) -> None:
+        """Wait until the transport's buffer is empty, or the connection is gone."""
+        try:
+            await self._request.writer.drain()
+        except ConnectionError:
+            return
+
+    def cut_off(self) -> None:
+        """Reset the connection."""
+        self._transport.abort()
+
+
+class PollConsumer(Consumer):
+    """A consumer that takes what comes first and then has had enough: a long-poll."""
+
+    __slots__ = ("_parts", "_request", "_sent", "arrived")
+
+    def __init__(self, encoding: Encoding, request: Request) -> None:
+        super().__init__(encoding)
+        self._parts: list[bytes] = []
+        self._request = request
+        self._sent = False
+        self.arrived = asyncio.Event()
+
+    def write(self, data: bytes) -> None:
+        """Keep the bytes for the reply."""
+        self._parts.append(data)
+        self.arrived.set()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Return what waits for the reply; so no more is handed to a poll that has something."""
+        return 0 if self._sent else sum(map(len, self._parts))
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether someone still waits for the reply."""
+        return self._request.transport is not None and not self.ended.done() and not self._sent
+
+    async def wait_until_sent(self) -> None:
+        """Wait for the end of the poll."""
+        await asyncio.wait([self.ended])
+
+    def end(self, reason: End) -> None:
+        """End the stream, and with it the waiting."""
+        super().end(reason)
+        self.arrived.set()
+
+    def cut_off(self) -> None:
+        """Do nothing: the reply is short and on its way."""
+
+    def reply(self) -> bytes:
+        """Return the body of the reply; from now on its messages count as received."""
+        self._sent = True
+        return b"".join(self._parts)
+
+
+class EventStreamResponse(EventSourceResponse):
+    """aiohttp-sse's response without its ping task: one task of the broker pings all streams."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send the headers."""
+        return await web.StreamResponse.prepare(self, request)
+
+
+class StreamEndpoint:
+    """Queues as streams."""
+
+    def __init__(self, broker: Broker, ping_seconds: float) -> None:
+        self._broker = broker
+        self._ping_seconds = ping_seconds
+
+    def routes(self) -> list[Route]:
+        """Return this endpoint's rows of the route table."""
+        comet, websocket = (Section.COMET,), (Section.WEBSOCKET,)
+        return [
+            Route("GET", "c", comet, self.get_stream, changes=True, named=True),
+            Route("GET", "ws", websocket, self.get_websocket, changes=True, named=True),
+        ]
+
+    async def get_stream(self, request: Request, queue: str) -> web.StreamResponse:
+        """``GET /c/Q``: a stream that never ends, or with ``wait`` a single answer."""
+        parameters = query_parameters(request)
+        server_sent_events = _wants_events(request, parameters)
+        wait_seconds = parameters.integer(b"wait", 0, MAX_WAIT_SECONDS)
+        chunked = wait_seconds is None and request.version >= HttpVersion11
+        callback = parameters.callback()
+        encoding: Encoding = (
+            SseEncoding(chunked) if server_sent_events else CometEncoding(callback, chunked)
+        )
+        if wait_seconds is not None:
+            content_type = EVENT_STREAM if server_sent_events else TEXT
+            return await self._poll(request, queue, encoding, wait_seconds, content_type)
+        response = _stream_response(server_sent_events)
+        response.headers.extend(request.cors)
+        if chunked:
+            response.enable_chunked_encoding()
+        consumer = ConnectionConsumer(encoding, request)
+        await self._broker.join(queue, consumer)
+        try:
+            await response.prepare(request)
+            self._broker.begin(queue, consumer)
+            await consumer.ended
+        finally:
+            await self._broker.leave(queue, consumer)
+        response.force_close()
+        return response
+
+    async def _poll(
+        self,
+        request: Request,
+        queue: str,
+        encoding: Encoding,
+        wait_seconds: int,
+        content_type: str,
+    ) -> web.StreamResponse:
+        consumer = PollConsumer(encoding, request)
+        await self._broker.join(queue, consumer)
+        try:
+            self._broker.begin(queue, consumer)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_seconds or _NO_WAIT_SECONDS):
+                    await consumer.arrived.wait()
+            body = consumer.reply() if request.transport is not None else b""
+        finally:
+            await self._broker.leave(queue, consumer)
+        return Reply(body, content_type=content_type) if body else Reply(status=204)
+
+    async def get_websocket(self, request: Request, queue: str) -> web.StreamResponse:
+        """``GET /ws/Q``: one text frame a message; what the client sends comes back."""
+        response = web.WebSocketResponse(
+            heartbeat=self._ping_seconds, max_msg_size=MAX_CLIENT_FRAME_BYTES
+        )
+        if not response.can_prepare(request):
+            raise InvalidInput("this path speaks WebSocket; /c/ streams to ordinary requests")
+        consumer = ConnectionConsumer(WebSocketEncoding(), request)
+        await self._broker.join(queue, consumer)
+        try:
+            await response.prepare(request)
+            self._broker.begin(queue, consumer)
+            await _echo_until_end(response, consumer)
+        finally:
+            await self._broker.leave(queue, consumer)
+        return response
+
+
+def _wants_events(request: Request, parameters: Parameters) -> bool:
+    wanted = parameters.text(b"format")
+    if wanted is None:
+        return EVENT_STREAM in request.headers.get("Accept", "").lower()
+    if wanted not in ("comet", "sse"):
+        raise InvalidInput("format must be comet or sse")
+    return wanted == "sse"
+
+
+def _stream_response(server_sent_events: bool) -> web.StreamResponse:
+    if server_sent_events:
+        return EventStreamResponse()
+    return web.StreamResponse(
+        headers={"Content-Type": TEXT, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    )
+
+
+async def _echo_until_end(response: web.WebSocketResponse, consumer: Consumer) -> None:
+    """Echo until the client closes, or the stream ends and is closed in order."""
+    echo = asyncio.get_running_loop().create_task(_echo(response))
+    consumer.ended.add_done_callback(lambda _: echo.cancel())
+    try:
+        await asyncio.wait([echo])
+    finally:
+        echo.cancel()
+        await asyncio.gather(echo, return_exceptions=True)
+    if consumer.ended.done():
+        code = WSCloseCode.OK
+        if consumer.ended.result() is End.DRAIN:
+            code = WSCloseCode.GOING_AWAY
+        elif consumer.ended.result() is End.SLOW:
+            code = WSCloseCode.TRY_AGAIN_LATER
+        await response.close(code=code, message=consumer.ended.result().value.encode())
+
+
+async def _echo(response: web.WebSocketResponse) -> None:
+    async for message in response:
+        if message.type is WSMsgType.TEXT:
+            await response.send_str(message.data)
+        elif message.type is WSMsgType.BINARY:
+            await response.send_bytes(message.data)

@@ -1,0 +1,398 @@
+"""The small HTTP access that the everyday commands use: requests to one server, and its streams.
+
+It stands on the standard library's ``http.client``, because a command that prints one number
+should not wait for an event loop to be imported. Answers of 3xx, 4xx and 5xx become errors of
+``restmq.errors``, with the server's own words as their text.
+"""
+
+import base64
+import binascii
+import http.client
+import json
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Self, TypeVar
+from urllib.parse import quote, unquote, urlencode, urlsplit
+
+from restmq.codecs.sse import EventParser
+from restmq.errors import AccessDenied, InvalidInput, RestMQError, TooLarge, Unavailable
+
+CONNECT_TIMEOUT_SECONDS = 10.0
+ANSWER_TIMEOUT_SECONDS = 60.0
+MAX_MESSAGE_CHARACTERS = 500
+STREAM_READ_BYTES = 64 * 1024
+MAX_STREAM_MESSAGE_BYTES = 256 * 1024 * 1024
+FIRST_PAUSE_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 30.0
+
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """Where a server is and who asks; ``base_path`` has no slash at its end."""
+
+    scheme: str
+    host: str
+    port: int
+    base_path: str = ""
+    credentials: str | None = None
+
+    @property
+    def url(self) -> str:
+        """The address as people write it, without the credentials."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}{self.base_path}"
+
+
+def parse_address(url: str, credentials: str | None = None) -> ServerAddress:
+    """Read ``url`` (http or https); ``credentials`` is ``user:password`` and wins over the URL's.
+
+    Raises InvalidInput when the URL cannot name a RestMQ server.
+    """
+    if any(character.isspace() or not character.isprintable() for character in url):
+        raise InvalidInput("a URL holds no spaces or control characters")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")
+    except ValueError as error:  # UnicodeError is one too: a host name that DNS cannot carry
+        raise InvalidInput(f"{url!r} is not a URL: {error}") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise InvalidInput(f"{url!r} does not name a server; write http://HOST:PORT")
+    if parts.query or parts.fragment:
+        raise InvalidInput(f"{url!r} has a query or a fragment; write http://HOST:PORT")
+    if credentials is None and parts.username is not None:
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    if port is None:
+        port = 443 if parts.scheme == "https" else 80
+    base_path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
+    return ServerAddress(parts.scheme, host, port, base_path, credentials)
+
+
+def queue_path(route: str, queue: str) -> str:
+    """``route`` and the queue's name percent-encoded; a slash stays, as the routes allow it.
+
+    A name from the command line that is not valid in the system's encoding keeps its bytes.
+    """
+    return route + quote(queue.encode("utf-8", "surrogateescape"), safe="/")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One whole answer of the server, with a status of 2xx."""
+
+    status: int
+    body: bytes
+    url: str
+
+    def json_object(self) -> dict[str, object]:
+        """The body as a JSON object. Raises RestMQError when it is anything else."""
+        return _json(self.body, self.url, dict)
+
+    def json_array(self) -> list[dict[str, object]]:
+        """The body as a JSON array of messages. Raises RestMQError when it is no array."""
+        return _json(self.body, self.url, list)
+
+
+class HttpClient:
+    """Requests to one server over one keep-alive connection; not for several threads at once.
+
+    Nothing is ever sent twice: when a connection is lost before the answer, the error says so
+    and the caller decides, because an add or a take may have happened.
+    """
+
+    def __init__(self, address: ServerAddress) -> None:
+        self.address = address
+        self._connection: http.client.HTTPConnection | None = None
+        self._headers: dict[str, str] = {}
+        if address.credentials is not None:
+            token = base64.b64encode(address.credentials.encode("utf-8", "surrogateescape"))
+            self._headers["Authorization"] = f"Basic {token.decode('ascii')}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the next request opens a new one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, object] | None = None,
+        body: bytes | None = None,
+        content_type: str | None = None,
+    ) -> Answer:
+        """Ask once and read the whole answer; ``path`` is percent-encoded already.
+
+        Raises Unavailable when the server is out of reach, and the error that fits the status
+        for any answer but 2xx.
+        """
+        target = self.address.base_path + path
+        if query:
+            target += "?" + urlencode(query, errors="surrogateescape")
+        headers = dict(self._headers)
+        if content_type is not None:
+            headers["Content-Type"] = content_type
+        connection = self._ready_connection()
+        try:
+            response = _ask(connection, method, target, body, headers)
+            content = response.read()
+        except BaseException as error:
+            # What the connection says next would answer the wrong question.
+            self.close()
+            if isinstance(error, OSError | http.client.HTTPException):
+                raise _lost(self.address, error) from error
+            raise
+        if not 200 <= response.status < 300:
+            raise _refusal(response, content)
+        return Answer(response.status, content, self.address.url)
+
+    @contextmanager
+    def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[Iterator[bytes]]:
+        """Start an endless GET; the iterator gives its body as it arrives.
+
+        It has a connection of its own, waits for as long as the server is there, and finishes
+        when the server ends the stream in good order. Raises Unavailable when the connection
+        is lost, on entry or later, and on entry like ``request`` for other answers.
+        """
+        connection = self._open()
+        with closing(connection):
+            sock = connection.sock
+            _probe_when_silent(sock)
+            target = self.address.base_path + path
+            try:
+                response = _ask(connection, "GET", target, None, {**self._headers, **headers})
+                content = response.read() if response.status != http.client.OK else b""
+            except (OSError, http.client.HTTPException) as error:
+                raise _lost(self.address, error) from error
+            with response:
+                if response.status != http.client.OK:
+                    raise _refusal(response, content)
+                sock.settimeout(None)
+                yield self._chunks(response)
+
+    def _chunks(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        try:
+            while chunk := response.read1(STREAM_READ_BYTES):
+                yield chunk
+        except (OSError, http.client.HTTPException) as error:
+            text = f"lost the stream from {self.address.url}: {_reason(error)}"
+            raise Unavailable(text) from error
+
+    def _ready_connection(self) -> http.client.HTTPConnection:
+        """The open connection, or a new one when the server has closed it meanwhile.
+
+        Looking first matters: a server closes what idles, and a message sent into a closed
+        connection would leave it unknown whether it was stored.
+        """
+        connection = self._connection
+        if connection is not None and connection.sock is not None:
+            if not select.select([connection.sock], [], [], 0)[0]:
+                return connection
+            self.close()
+        self._connection = self._open()
+        return self._connection
+
+    def _open(self) -> http.client.HTTPConnection:
+        address = self.address
+        secure = address.scheme == "https"
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        connection = kind(address.host, address.port, timeout=CONNECT_TIMEOUT_SECONDS)
+        try:
+            connection.connect()
+        except OSError as error:
+            connection.close()
+            raise Unavailable(f"cannot reach {address.url}: {_reason(error)}") from error
+        connection.sock.settimeout(ANSWER_TIMEOUT_SECONDS)
+        return connection
+
+
+@dataclass
+class MessageStream:
+    """The messages of one queue as they come, over as many connections as it takes.
+
+    ``stream_format`` is ``sse`` or ``comet``. With ``follow`` it also waits for a server that is
+    not there yet, and comes back when the server ends the stream. ``tell`` gets a line for
+    people on each break; ``pause`` sleeps for so many seconds.
+    """
+
+    client: HttpClient
+    queue: str
+    stream_format: str
+    follow: bool
+    tell: Callable[[str], None]
+    pause: Callable[[float], None] = time.sleep
+    _connected_once: bool = field(default=False, init=False)
+    _last_event_id: str = field(default="", init=False)
+    _first_pause_seconds: float = field(default=FIRST_PAUSE_SECONDS, init=False)
+
+    def messages(self) -> Iterator[dict[str, object]]:
+        """Yield messages until the server ends the stream in good order.
+
+        After a break it connects again, with pauses that grow, and asks for what came meanwhile.
+        Raises Unavailable when the first connection fails, and any other RestMQError whenever
+        the server refuses.
+        """
+        pause_seconds = 0.0
+        while True:
+            began = time.monotonic()
+            try:
+                for message in self._one_connection():
+                    yield message
+                    pause_seconds = 0.0
+                self.tell("the server ended the stream: the queue was purged, or it stops")
+                if not self.follow:
+                    return
+            except Unavailable as error:
+                if not (self._connected_once or self.follow):
+                    raise
+                self.tell(str(error))
+            if time.monotonic() - began > LONGEST_PAUSE_SECONDS:
+                pause_seconds = 0.0
+            pause_seconds = max(2 * pause_seconds, self._first_pause_seconds)
+            pause_seconds = min(pause_seconds, LONGEST_PAUSE_SECONDS)
+            self.tell(f"connecting again in {pause_seconds:g} s")
+            self.pause(pause_seconds)
+
+    def _one_connection(self) -> Iterator[dict[str, object]]:
+        is_sse = self.stream_format == "sse"
+        headers = {"Accept": "text/event-stream" if is_sse else "text/plain"}
+        if self._last_event_id:
+            headers["Last-Event-ID"] = self._last_event_id
+        with self.client.stream(queue_path("/c/", self.queue), headers) as chunks:
+            self._connected_once = True
+            for text in self._events(chunks) if is_sse else _lines(chunks):
+                document = _json(text, self.client.address.url, dict)
+                if "value" in document:
+                    if not is_sse:
+                        self._last_event_id = str(document.get("key")).rpartition(":")[2]
+                    yield document
+                elif document.get("event") == "gap" or "from" in document:
+                    gone = f"messages {document.get('from')} to {document.get('to')}"
+                    self.tell(f"{gone} came meanwhile and are no longer kept")
+
+    def _events(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        parser = EventParser(self._last_event_id, MAX_STREAM_MESSAGE_BYTES)
+        for chunk in chunks:
+            events = parser.receive_data(chunk)
+            self._last_event_id = parser.last_event_id
+            if parser.retry_milliseconds is not None:
+                self._first_pause_seconds = parser.retry_milliseconds / 1000
+            yield from (each.data.encode() for each in events if each.event in ("message", "gap"))
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The lines of a comet stream that are not empty, without their ends."""
+    partial: list[bytes] = []
+    for chunk in chunks:
+        first, *others = chunk.split(b"\n")
+        partial.append(first)
+        for other in others:
+            if line := b"".join(partial).strip():
+                yield line
+            partial = [other]
+        if sum(map(len, partial)) > MAX_STREAM_MESSAGE_BYTES:
+            raise TooLarge(f"a line of the stream is over {MAX_STREAM_MESSAGE_BYTES} bytes")
+
+
+def value_bytes(message: Mapping[str, object]) -> bytes:
+    """The value of a message as it was published. Raises RestMQError when it holds none."""
+    value = message.get("value")
+    if not isinstance(value, str):
+        raise RestMQError(f"message {message.get('key')} came without a value")
+    if message.get("encoding") != "base64":
+        return value.encode("utf-8", "surrogatepass")
+    try:
+        return base64.b64decode(value, validate=True)
+    except binascii.Error as error:
+        raise RestMQError(f"message {message.get('key')} came in broken base64") from error
+
+
+def _json(text: bytes, url: str, kind: type[Kind]) -> Kind:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise RestMQError(f"{url} answered with something that is not JSON") from error
+    if isinstance(document, kind):
+        return document
+    raise RestMQError(f"{url} answered with JSON that is not what was asked for")
+
+
+def _ask(
+    connection: http.client.HTTPConnection,
+    method: str,
+    target: str,
+    body: bytes | None,
+    headers: Mapping[str, str],
+) -> http.client.HTTPResponse:
+    with suppress(BrokenPipeError, ConnectionResetError):
+        # A server that refuses a body closes before all of it was sent; its answer may be there.
+        connection.request(method, target, body, dict(headers))
+    return connection.getresponse()
+
+
+def _probe_when_silent(sock: socket.socket) -> None:
+    """Have the system ask a silent peer whether it lives, so that a dead one is noticed."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, option):  # not every system has all three
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, http.client.IncompleteRead):
+        return "the connection closed half-way"
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "the connection closed without an answer"
+    if isinstance(error, http.client.BadStatusLine):
+        return "what answers there does not speak HTTP"
+    text = error.strerror if isinstance(error, OSError) else None
+    return one_line(text or str(error) or type(error).__name__)
+
+
+def _lost(address: ServerAddress, error: Exception) -> Unavailable:
+    text = f"lost {address.url} before its answer, so what it did is unknown: {_reason(error)}"
+    return Unavailable(text)
+
+
+def _refusal(response: http.client.HTTPResponse, content: bytes) -> RestMQError:
+    text = f"{_message_of(response.headers.get_content_type(), content)} ({response.status}"
+    text = f"{text} {response.reason})".strip()
+    if response.status in (401, 403):
+        return AccessDenied(text)
+    return Unavailable(text) if response.status in (502, 503, 504) else RestMQError(text)
+
+
+def _message_of(content_type: str, content: bytes) -> str:
+    """The server's message as one printable line; empty when the body holds none for people."""
+    text = content.decode("utf-8", "replace")
+    if content_type == "application/json":
+        try:
+            document = json.loads(text)
+        except ValueError:
+            document = None
+        if isinstance(document, dict):
+            text = str(document.get("message") or document.get("error") or "")
+    elif content_type != "text/plain":
+        return ""
+    return one_line(text)[:MAX_MESSAGE_CHARACTERS]
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line, without control characters, so that no peer drives the terminal."""
+    words = " ".join(text.split())
+    return "".join(character if character.isprintable() else "?" for character in words)

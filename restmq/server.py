@@ -1,0 +1,304 @@
+"""The composition root: opens, wires, listens, drains, closes.
+
+``Node`` is one worker process: a broker over one Redis, and the listeners in front of it.
+``run`` is what the command line calls: it starts the embedded Redis if no other is named, and
+serves with one node in this process, or with several in processes of their own.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import resource
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Protocol, Self, TypeVar, cast
+
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import RequestHandler
+
+from restmq.access import Access
+from restmq.broker.broker import Broker
+from restmq.broker.consumers import End
+from restmq.broker.dispatch import StreamLimits
+from restmq.broker.scripts import HistoryLimits
+from restmq.endpoints.collectd import CollectdEndpoint
+from restmq.endpoints.commands import CommandEndpoint
+from restmq.endpoints.pages import PageEndpoint
+from restmq.endpoints.rest import RestEndpoint
+from restmq.endpoints.router import Route, Router
+from restmq.endpoints.stream import StreamEndpoint
+from restmq.endpoints.syslog import SyslogListener
+from restmq.endpoints.web import Request
+from restmq.errors import StartupError
+from restmq.redis_process import RedisProcess
+from restmq.settings import Settings
+from restmq.workers import WorkerPool
+
+logger = logging.getLogger(__name__)
+
+LISTEN_BACKLOG = 4096
+KEEP_ALIVE_SECONDS = 75.0
+"""An idle connection is closed after so long."""
+
+Result = TypeVar("Result")
+
+
+class HttpServer(web.Server):
+    """aiohttp's low-level server, which here also gives up on clients that send no headers."""
+
+    def __init__(self, router: Router, settings: Settings) -> None:
+        super().__init__(
+            cast(Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], router.handle),
+            request_factory=self._new_request,
+            handler_cancellation=True,  # a client that left must not consume a message
+            access_log=None,
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+        )
+        self._max_body_bytes = settings.max_body_bytes
+        self._body_timeout_seconds = settings.body_timeout_seconds
+        self._header_timeout_seconds = settings.header_timeout_seconds
+        self._silent: dict[RequestHandler, tuple[float, asyncio.Transport]] = {}
+
+    def _new_request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> Request:
+        self._silent.pop(protocol, None)
+        loop = asyncio.get_running_loop()
+        limit = self._max_body_bytes
+        request = Request(message, payload, protocol, writer, task, loop, client_max_size=limit)
+        request.body_timeout_seconds = self._body_timeout_seconds
+        return request
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        """Give a new connection time to send its first headers."""
+        super().connection_made(handler, transport)
+        deadline = time.monotonic() + self._header_timeout_seconds
+        self._silent[handler] = (deadline, transport)
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        """Forget a connection."""
+        self._silent.pop(handler, None)
+        super().connection_lost(handler, exc)
+
+    async def close_silent_connections(self) -> None:
+        """Close connections whose first headers are late, for ever."""
+        while True:
+            pause_seconds = self._header_timeout_seconds
+            for handler, (deadline, transport) in list(self._silent.items()):
+                remaining_seconds = deadline - time.monotonic()
+                if remaining_seconds > 0:  # the others came later
+                    pause_seconds = remaining_seconds
+                    break
+                self._silent.pop(handler, None)
+                transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
+                transport.close()
+            await asyncio.sleep(pause_seconds)
+
+
+class Node:
+    """One worker process: a broker over one Redis, and the listeners in front of it."""
+
+    def __init__(self, settings: Settings, redis_url: str, access: Access) -> None:
+        self._settings = settings
+        limits = StreamLimits(
+            outbox_bytes=settings.outbox_bytes,
+            ping_seconds=settings.ping_seconds,
+            history=HistoryLimits(
+                max_count=settings.history_count, max_seconds=math.ceil(settings.history_seconds)
+            ),
+        )
+        self.broker = Broker(redis_url, limits)
+        self.access = access
+        self._pages = PageEndpoint(self.broker)
+        self.router = self._wire()
+        self._syslog = SyslogListener(self.broker, access)
+        self._runner: web.ServerRunner | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.port = 0
+        """The HTTP port, once the node is open."""
+
+    def _wire(self) -> Router:
+        broker, settings = self.broker, self._settings
+        commands = CommandEndpoint(broker, lambda *asked: self.router.check_access(*asked))
+        endpoints: Sequence[Endpoint] = (
+            RestEndpoint(broker),
+            commands,
+            StreamEndpoint(broker, settings.ping_seconds),
+            CollectdEndpoint(broker),
+            self._pages,
+        )
+        routes = [route for endpoint in endpoints for route in endpoint.routes()]
+        return Router(routes, self.access, settings.allowed_origins, settings.trusted_proxies)
+
+    async def open(self) -> None:
+        """Connect and listen; raises StartupError if a port is taken."""
+        settings = self._settings
+        await self.broker.open()
+        server = HttpServer(self.router, settings)
+        self._runner = web.ServerRunner(server, shutdown_timeout=settings.drain_seconds)
+        await self._runner.setup()
+        shared = settings.workers > 1
+        site = web.TCPSite(
+            self._runner,
+            settings.listen,
+            settings.port,
+            backlog=LISTEN_BACKLOG,
+            reuse_port=shared or None,
+        )
+        try:
+            await site.start()
+            self.port = self._runner.addresses[0][1]
+            if settings.syslog_port:
+                await self._syslog.open(settings.listen, settings.syslog_port, reuse_port=shared)
+        except OSError as error:
+            raise StartupError(f"cannot listen on {settings.listen}: {error.strerror}") from error
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(server.close_silent_connections(), name="silent-connections"),
+            loop.create_task(self.access.watch(), name="acl-watch"),
+        ]
+        logger.info("RestMQ serves on http://%s:%d", _for_url(settings.listen), self.port)
+
+    async def close(self) -> None:
+        """Drain: accept no more, end the streams, let requests finish, and leave Redis."""
+        self._pages.draining = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._runner is not None:
+            for site in list(self._runner.sites):
+                await site.stop()
+            self.broker.end_streams(End.DRAIN)
+            await self._runner.cleanup()
+        await self._syslog.close()
+        await self.broker.close()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.open()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+
+class Endpoint(Protocol):
+    """What the node wants of an endpoint."""
+
+    def routes(self) -> list[Route]:
+        """Return its rows of the route table."""
+
+
+def _for_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def run_loop(main: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine on the fastest event loop there is."""
+    if sys.platform == "win32":
+        return asyncio.run(main)
+    import uvloop
+
+    return uvloop.run(main)
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit status.
+
+    Raises StartupError, with a text for people, if the server cannot start.
+    """
+    set_up_logging(settings)
+    raise_file_limit()
+    access = Access.load(settings.acl)  # refuses to start with a broken file
+    return run_loop(_serve(settings, access))
+
+
+async def _serve(settings: Settings, access: Access) -> int:
+    stop = stop_signal()
+    redis_url = settings.external_redis_url
+    async with contextlib.AsyncExitStack() as stack:
+        if redis_url is None:
+            process = RedisProcess(settings.data_dir, settings.fsync)
+            await stack.enter_async_context(process)
+            redis_url = process.url
+        if settings.workers == 1:
+            await stack.enter_async_context(reload_on_hangup(access))
+            await stack.enter_async_context(Node(settings, redis_url, access))
+        else:
+            await stack.enter_async_context(WorkerPool(settings, redis_url, run_worker))
+        await stop.wait()
+        logger.info("stopping")
+    return 0
+
+
+def run_worker(settings: Settings, redis_url: str) -> None:
+    """Serve as one of several worker processes, until told to stop."""
+    set_up_logging(settings)
+    raise_file_limit()
+    run_loop(_serve_worker(settings, redis_url))
+
+
+async def _serve_worker(settings: Settings, redis_url: str) -> None:
+    stop = stop_signal()
+    access = Access.load(settings.acl)
+    async with reload_on_hangup(access), Node(settings, redis_url, access):
+        await stop.wait()
+
+
+@contextlib.asynccontextmanager
+async def reload_on_hangup(access: Access) -> AsyncIterator[None]:
+    """Read acl.conf again at once when SIGHUP comes."""
+    hangup = asyncio.Event()
+
+    async def reload() -> None:
+        while True:
+            await hangup.wait()
+            hangup.clear()
+            await access.reload_if_changed()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    task = loop.create_task(reload(), name="acl-reload")
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def stop_signal() -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Log one line an event to standard error."""
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+
+
+def raise_file_limit() -> None:
+    """Allow as many connections as the system lets this process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
