@@ -18,12 +18,14 @@ import click
 
 from restmq import __version__
 from restmq.cli_client import (
-    MESSAGE_COMMANDS,
     Printer,
+    add,
     everyday_command,
     leave_closed_output,
-    queue_argument,
+    listen,
+    peek,
     say,
+    take,
 )
 from restmq.errors import RestMQError, StartupError
 from restmq.http_client import HttpClient, one_line, queue_path
@@ -219,7 +221,7 @@ def _heading(knob: "Knob") -> str:
 
 
 @everyday_command("len jobs", 'test "$(restmq len jobs)" -gt 1000 && echo too many')
-@queue_argument
+@click.argument("queue")
 def len_command(client: HttpClient, queue: str) -> None:
     """Print how many messages QUEUE holds.
 
@@ -317,7 +319,7 @@ def queues(client: HttpClient, limit: int | None, after: str, null: bool) -> Non
 
 
 @everyday_command("policy news", "policy jobs roundrobin")
-@queue_argument
+@click.argument("queue")
 @click.argument("policy", required=False, type=click.Choice(["broadcast", "roundrobin"]))
 def policy(client: HttpClient, queue: str, policy: str | None) -> None:
     """Show or set who gets the messages of QUEUE that are streamed.
@@ -335,7 +337,7 @@ def policy(client: HttpClient, queue: str, policy: str | None) -> None:
 
 
 @everyday_command("start jobs")
-@queue_argument
+@click.argument("queue")
 def start(client: HttpClient, queue: str) -> None:
     """Resume the delivery of QUEUE to its listeners; undoes stop.
 
@@ -346,7 +348,7 @@ def start(client: HttpClient, queue: str) -> None:
 
 
 @everyday_command("stop jobs")
-@queue_argument
+@click.argument("queue")
 def stop(client: HttpClient, queue: str) -> None:
     """Pause the delivery of QUEUE to its listeners; add and take go on.
 
@@ -357,7 +359,7 @@ def stop(client: HttpClient, queue: str) -> None:
 
 
 @everyday_command("purge jobs", "purge jobs --yes")
-@queue_argument
+@click.argument("queue")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def purge(client: HttpClient, queue: str, yes: bool) -> None:
     """Delete all messages of QUEUE and end the streams of its listeners.
@@ -376,5 +378,5 @@ def _post_form(client: HttpClient, path: str, **fields: str) -> None:
     client.request("POST", path, body=urlencode(fields).encode(), content_type=FORM)
 
 
-for _command in (*MESSAGE_COMMANDS, len_command, stats, queues, policy, start, stop, purge):
+for _command in (add, take, peek, listen, len_command, stats, queues, policy, start, stop, purge):
     cli.add_command(_command)

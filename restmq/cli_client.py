@@ -25,7 +25,6 @@ from restmq.errors import InvalidInput, RestMQError
 from restmq.http_client import HttpClient, MessageStream, parse_address, queue_path, value_bytes
 
 DEFAULT_URL = "http://127.0.0.1:8888"
-DEFAULT_CONNECTIONS = 16
 EXIT_EMPTY = 3
 PROGRESS_AFTER_SECONDS = 0.5
 
@@ -60,10 +59,12 @@ def everyday_command(
     def decorate(function: Callable[..., None]) -> click.Command:
         @functools.wraps(function)
         def run(url: str, user: str | None, **arguments: object) -> None:
+            if arguments.get("queue") == "":
+                raise click.UsageError("a queue's name cannot be empty")
             try:
                 address = parse_address(url, user)
             except InvalidInput as error:
-                raise click.BadParameter(str(error), param_hint="'--url'") from error
+                raise click.BadParameter(str(error), param_hint="'--url' or '--user'") from error
             with HttpClient(address) as client:
                 function(client, **arguments)
 
@@ -78,11 +79,6 @@ def everyday_command(
 
 
 def _server_options() -> tuple[click.Option, ...]:
-    def has_colon(_: click.Context, __: click.Parameter, user: str | None) -> str | None:
-        if user is not None and ":" not in user:
-            raise click.BadParameter("write USER:PASSWORD, with a colon between them")
-        return user
-
     url = click.Option(
         ["--url"],
         envvar="RESTMQ_URL",
@@ -96,35 +92,24 @@ def _server_options() -> tuple[click.Option, ...]:
         metavar="USER:PASSWORD",
         envvar="RESTMQ_USER",
         show_envvar=True,
-        callback=has_colon,
         help="Basic credentials, when the server's acl.conf asks for them.",
     )
     return url, user
 
 
-def _is_name(_: click.Context, __: click.Parameter, queue: str | None) -> str | None:
-    if queue == "":
-        raise click.BadParameter("a queue's name cannot be empty")
-    return queue
-
-
-queue_argument = click.argument("queue", callback=_is_name)
-
-
+@dataclass
 class Printer:
     """Writes messages to standard output, each at once, in the form that was asked for."""
 
-    def __init__(self, as_json: bool = False, with_key: bool = False, null: bool = False) -> None:
-        self._as_json = as_json
-        self._with_key = with_key
-        self._end = b"\0" if null else b"\n"
-        self._output = sys.stdout.buffer
+    as_json: bool = False
+    with_key: bool = False
+    null: bool = False
 
     def message(self, message: dict[str, object]) -> None:
         """Print one message; raises like ``line``, and RestMQError when it holds no value."""
-        if self._as_json:
+        if self.as_json:
             self.json(message)
-        elif self._with_key:
+        elif self.with_key:
             self.line(_utf8(str(message.get("key"))) + b"\t" + value_bytes(message))
         else:
             self.line(value_bytes(message))
@@ -139,8 +124,8 @@ class Printer:
         Raises BrokenPipeError when nobody reads any more, RestMQError when it cannot be written.
         """
         try:
-            self._output.write(line + self._end)
-            self._output.flush()
+            sys.stdout.buffer.write(line + (b"\0" if self.null else b"\n"))
+            sys.stdout.buffer.flush()
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -161,8 +146,6 @@ def _prints_messages(function: Callable[..., None]) -> Callable[..., None]:
     def run(
         client: HttpClient, as_json: bool, with_key: bool, null: bool, **arguments: object
     ) -> None:
-        if as_json and with_key:
-            raise click.UsageError("--json has the key already; leave out --with-key")
         function(client, printer=Printer(as_json, with_key, null), **arguments)
 
     return run
@@ -174,7 +157,7 @@ def _prints_messages(function: Callable[..., None]) -> Callable[..., None]:
     "add photos --whole < cat.jpg",
     "add numbers -- -5",
 )
-@queue_argument
+@click.argument("queue")
 @click.argument("values", nargs=-1, metavar="[VALUE]...")
 @click.option("--whole", is_flag=True, help="Store the whole input as one message.")
 @click.option("--ttl", metavar="SECONDS", type=click.IntRange(min=1), help="Expire after so long.")
@@ -184,7 +167,8 @@ def _prints_messages(function: Callable[..., None]) -> Callable[..., None]:
     "--connections",
     metavar="N",
     type=click.IntRange(1, 256),
-    help=f"How many connections --unordered uses.  [default: {DEFAULT_CONNECTIONS}]",
+    default=16,
+    help="How many connections --unordered uses.  [default: 16]",
 )
 def add(
     client: HttpClient,
@@ -194,7 +178,7 @@ def add(
     ttl: int | None,
     keys: bool,
     unordered: bool,
-    connections: int | None,
+    connections: int,
 ) -> None:
     """Add messages to QUEUE, which need not exist.
 
@@ -206,8 +190,6 @@ def add(
     """
     if values and whole:
         raise click.UsageError("--whole reads standard input; leave out the values")
-    if connections is not None and not unordered:
-        raise click.UsageError("--connections needs --unordered")
     if "" in values:
         raise click.UsageError("a message cannot be empty")
     messages = (os.fsencode(value) for value in values) if values else _read_input(whole)
@@ -215,7 +197,7 @@ def add(
         adder = _Adder(queue, ttl, Printer() if keys or values else None, advance)
         try:
             if unordered:
-                adder.add_unordered(client, messages, connections or DEFAULT_CONNECTIONS)
+                adder.add_unordered(client, messages, connections)
             else:
                 for message in messages:
                     adder.add(client, message)
@@ -250,11 +232,9 @@ class _Adder:
     stored_count: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add_unordered(
-        self, client: HttpClient, messages: Iterator[bytes], connections: int
-    ) -> None:
-        """Send over several connections at once; the first failure ends it and is raised."""
-        waiting: Queue[bytes | None] = Queue(maxsize=2 * connections)
+    def add_unordered(self, client: HttpClient, messages: Iterator[bytes], count: int) -> None:
+        """Send over ``count`` connections at once; the first failure ends it and is raised."""
+        waiting: Queue[bytes | None] = Queue(maxsize=2 * count)
         failures: list[Exception] = []
 
         def send_waiting() -> None:
@@ -267,8 +247,8 @@ class _Adder:
                     except Exception as error:
                         failures.append(error)
 
-        with ThreadPoolExecutor(connections) as senders:
-            for _ in range(connections):
+        with ThreadPoolExecutor(count) as senders:
+            for _ in range(count):
                 senders.submit(send_waiting)
             try:
                 for message in messages:
@@ -276,7 +256,7 @@ class _Adder:
                         break
                     waiting.put(message)
             finally:
-                for _ in range(connections):
+                for _ in range(count):
                     waiting.put(None)
         if failures:
             raise failures[0]
@@ -321,11 +301,10 @@ def _progress(reads_input: bool) -> Iterator[Callable[[], None]]:
 @everyday_command(
     "take jobs",
     "take jobs --all > jobs.txt",
-    "take jobs -n 10 --json",
     "take files --all -0 | xargs -0 rm",
     exit_codes=EXIT_CODES_EMPTY,
 )
-@queue_argument
+@click.argument("queue")
 @click.option(
     "-n", "--count", metavar="N", type=click.IntRange(min=1), help="At most so many.  [default: 1]"
 )
@@ -334,9 +313,7 @@ def _progress(reads_input: bool) -> Iterator[Callable[[], None]]:
 def take(
     client: HttpClient, queue: str, count: int | None, everything: bool, printer: Printer
 ) -> None:
-    """Take the oldest messages off QUEUE and print them.
-
-    Taking is final: what was printed is no longer in the queue.
+    """Take the oldest messages off QUEUE for good, and print them.
 
     Prints each value on a line of its own, byte for byte.
     """
@@ -361,7 +338,7 @@ def take(
 
 
 @everyday_command("peek jobs", "peek jobs -n 10 --with-key", exit_codes=EXIT_CODES_EMPTY)
-@queue_argument
+@click.argument("queue")
 @click.option(
     "-n",
     "--count",
@@ -386,7 +363,7 @@ def peek(client: HttpClient, queue: str, count: int, printer: Printer) -> None:
 @everyday_command(
     "listen news", "listen news --json | jq .value", "listen news --follow >> news.txt"
 )
-@queue_argument
+@click.argument("queue")
 @click.option("-n", "--count", metavar="N", type=click.IntRange(min=1), help="Leave after so many.")
 @click.option("--follow", is_flag=True, help="Wait for the server, and stay after a purge.")
 @click.option(
@@ -394,8 +371,7 @@ def peek(client: HttpClient, queue: str, count: int, printer: Printer) -> None:
     "stream_format",
     type=click.Choice(["sse", "comet"]),
     default="sse",
-    show_default=True,
-    help="How to ask for the stream: server-sent events, or lines of JSON.",
+    help="How to ask for it: server-sent events, or lines of JSON.  [default: sse]",
 )
 @_prints_messages
 def listen(
@@ -421,6 +397,3 @@ def listen(
             printer.message(message)
     except KeyboardInterrupt:
         return
-
-
-MESSAGE_COMMANDS = (add, take, peek, listen)

@@ -29,6 +29,7 @@ MAX_STREAM_MESSAGE_BYTES = 256 * 1024 * 1024
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 30.0
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 Kind = TypeVar("Kind")
 
 
@@ -62,14 +63,15 @@ def parse_address(url: str, credentials: str | None = None) -> ServerAddress:
         host.encode("idna")
     except ValueError as error:  # UnicodeError is one too: a host name that DNS cannot carry
         raise InvalidInput(f"{url!r} is not a URL: {error}") from error
-    if parts.scheme not in ("http", "https") or not host:
+    if parts.scheme not in _DEFAULT_PORTS or not host:
         raise InvalidInput(f"{url!r} does not name a server; write http://HOST:PORT")
     if parts.query or parts.fragment:
         raise InvalidInput(f"{url!r} has a query or a fragment; write http://HOST:PORT")
+    if credentials is not None and ":" not in credentials:
+        raise InvalidInput("write USER:PASSWORD, with a colon between them")
     if credentials is None and parts.username is not None:
         credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    if port is None:
-        port = 443 if parts.scheme == "https" else 80
+    port = port if port is not None else _DEFAULT_PORTS[parts.scheme]
     base_path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
     return ServerAddress(parts.scheme, host, port, base_path, credentials)
 
@@ -188,8 +190,7 @@ class HttpClient:
             while chunk := response.read1(STREAM_READ_BYTES):
                 yield chunk
         except (OSError, http.client.HTTPException) as error:
-            text = f"lost the stream from {self.address.url}: {_reason(error)}"
-            raise Unavailable(text) from error
+            raise Unavailable(f"lost the stream of {self.address.url}: {_reason(error)}") from error
 
     def _ready_connection(self) -> http.client.HTTPConnection:
         """The open connection, or a new one when the server has closed it meanwhile.

@@ -330,7 +330,8 @@ class RedisProcess:
         if isinstance(error, BusyLoadingError):
             with contextlib.suppress(RedisError, OSError):  # then the error has to do
                 state = await client.info("persistence")
-                reason = f"{state['loading_loaded_perc']} % of its data is loaded"
+                # Redis leaves the number out if the loading has ended since.
+                reason = f"{state.get('loading_loaded_perc', 100)} % of its data is loaded"
         lived_seconds = asyncio.get_running_loop().time() - self._started_at
         logger.info("the private Redis is not ready after %.0f s: %s", lived_seconds, reason)
 

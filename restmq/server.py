@@ -73,9 +73,10 @@ class HttpServer(web.Server):
         task: asyncio.Task[None],
     ) -> Request:
         self._silent.pop(protocol, None)
-        loop = asyncio.get_running_loop()
         limit = self._max_body_bytes
-        request = Request(message, payload, protocol, writer, task, loop, client_max_size=limit)
+        request = Request(
+            message, payload, protocol, writer, task, self._loop, client_max_size=limit
+        )
         request.body_timeout_seconds = self._body_timeout_seconds
         return request
 

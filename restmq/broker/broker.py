@@ -145,12 +145,28 @@ class Broker:
         return self._committer.submit(command("ZADD", REGISTRY, 0, queue))
 
     async def pop(self, queue: str, count: int = 1) -> list[Message]:
-        """Take up to ``count`` of the oldest messages; a later ``delete`` still knows them."""
-        return await self._committer.take(queue, count, remember=True)
+        """Take up to ``count`` of the oldest messages; a later ``delete`` still knows them.
+
+        If the caller is cancelled, the messages stay in the queue.
+        """
+        return await self._take(queue, count, remember=True)
 
     async def take(self, queue: str, count: int = 1) -> list[Message]:
-        """Take and erase up to ``count`` of the oldest messages."""
-        return await self._committer.take(queue, count, remember=False)
+        """Take and erase up to ``count`` of the oldest messages.
+
+        If the caller is cancelled, the messages stay in the queue.
+        """
+        return await self._take(queue, count, remember=False)
+
+    async def _take(self, queue: str, count: int, remember: bool) -> list[Message]:
+        future = self._committer.take(queue, count, remember)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            # Cancelled after the reply came but before this line ran again.
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self.give_back(queue, future.result())
+            raise
 
     def give_back(self, queue: str, messages: Sequence[Message]) -> None:
         """Put messages that were taken but reached nobody back at the head, in their order."""

@@ -48,9 +48,10 @@ class Group(ABC):
 
 
 class _Single(Group):
-    def __init__(self, call: Call, future: asyncio.Future[Reply]) -> None:
+    def __init__(self, call: Call, future: asyncio.Future[Reply], undo: Call | None) -> None:
         self._call = call
         self._future = future
+        self._undo = undo
 
     def call(self, batch: str) -> Call:
         return self._call
@@ -62,6 +63,9 @@ class _Single(Group):
     def fail(self, error: RestMQError) -> None:
         if not self._future.done():
             self._future.set_exception(error)
+
+    def undo(self, batch: str) -> Call | None:
+        return self._undo
 
 
 class _Adds(Group):
@@ -154,6 +158,8 @@ class Committer:
     def __init__(self, backend: Backend, scripts: Scripts) -> None:
         self._backend = backend
         self._scripts = scripts
+        # Kept, because asking for the running loop is a system call in this version of Python.
+        self._loop = asyncio.get_running_loop()
         self._batches: deque[_Batch] = deque([_Batch()])
         self._pending_operations = 0
         self._pending_bytes = 0
@@ -165,7 +171,7 @@ class Committer:
 
     def start(self) -> None:
         """Start carrying operations."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="committer")
+        self._task = self._loop.create_task(self._run(), name="committer")
 
     async def close(self) -> None:
         """Carry what still waits, then stop."""
@@ -182,7 +188,7 @@ class Committer:
         if group is None:
             group = batch.groups[queue] = _Adds(self._scripts, queue)
         assert isinstance(group, _Adds)
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[int] = self._loop.create_future()
         group.append(ttl_seconds, packed, future)
         return future
 
@@ -191,26 +197,38 @@ class Committer:
 
         If the future is cancelled before it is done, its share goes back to the queue.
         """
-        future: asyncio.Future[list[Message]] = asyncio.get_running_loop().create_future()
-        self.take_again(queue, count, remember, future)
+        future: asyncio.Future[list[Message]] = self._loop.create_future()
+        self._put_take(self._admit(0), queue, count, remember, future)
         return future
 
     def take_again(
         self, queue: str, count: int, remember: bool, future: asyncio.Future[list[Message]]
     ) -> None:
         """Put a take that got nothing for lack of room in the reply into the next round trip."""
-        batch = self._admit(0)
+        self._put_take(self._append(0), queue, count, remember, future)
+
+    def _put_take(
+        self,
+        batch: _Batch,
+        queue: str,
+        count: int,
+        remember: bool,
+        future: asyncio.Future[list[Message]],
+    ) -> None:
         group = batch.groups.get((queue, remember))
         if group is None:
             group = batch.groups[queue, remember] = _Takes(self._scripts, queue, remember)
         assert isinstance(group, _Takes)
         group.append(count, future)
 
-    def submit(self, call: Call, size_bytes: int = 0) -> asyncio.Future[Reply]:
-        """Send one call in the next round trip; the future gives Redis's reply."""
-        batch = self._admit(size_bytes)
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        batch.groups[future] = _Single(call, future)
+    def submit(self, call: Call, undo: Call | None = None) -> asyncio.Future[Reply]:
+        """Send one call in the next round trip; the future gives Redis's reply.
+
+        ``undo`` is sent when the reply was lost with the connection, so that nobody knows it.
+        """
+        batch = self._admit(0)
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        batch.groups[future] = _Single(call, future, undo)
         return future
 
     def give_back(self, queue: str, messages: Sequence[Message]) -> None:
@@ -227,6 +245,9 @@ class Committer:
             or self._pending_bytes + size_bytes > MAX_PENDING_BYTES
         ):
             raise Overloaded("too many requests wait for Redis; try again in a moment")
+        return self._append(size_bytes)
+
+    def _append(self, size_bytes: int) -> _Batch:
         batch = self._batches[-1]
         if batch.total_bytes and batch.total_bytes + size_bytes > MAX_BATCH_BYTES:
             batch = _Batch()
@@ -278,8 +299,13 @@ class Committer:
         for group, reply in zip(groups, replies[len(lost) :], strict=True):
             if isinstance(reply, RestMQError):
                 group.fail(reply)
-            else:
+                continue
+            try:
                 group.settle(reply, self)
+            except Exception:
+                # Everyone waits for this task, so no single reply may end it.
+                logger.exception("a reply of Redis could not be understood")
+                group.fail(RestMQError("a reply of Redis could not be understood"))
 
     def _undo(self, groups: Sequence[Group], batch_name: str) -> list[Call]:
         calls = (group.undo(batch_name) for group in groups)

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from restmq.broker.commit import Committer
 from restmq.broker.consumers import Consumer, Encoding, End
 from restmq.broker.message import Message
-from restmq.broker.scripts import HistoryLimits, Scripts
-from restmq.errors import Unavailable
+from restmq.broker.scripts import HistoryLimits, Reply, Scripts
+from restmq.errors import RestMQError, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +53,13 @@ class StreamLimits:
 class Stream:
     """The consumers of one queue on this node."""
 
-    __slots__ = ("consumers", "joining", "position", "pump", "queue", "signal", "turn")
+    __slots__ = ("consumers", "joined", "position", "pump", "queue", "signal", "turn")
 
     def __init__(self, queue: str) -> None:
         self.queue = queue
         self.consumers: list[Consumer] = []
-        self.joining = 0
+        self.joined: set[Consumer] = set()
+        """Consumers that count already but must not be written to yet."""
         self.position: int | None = None
         self.turn = 0
         self.signal = asyncio.Event()
@@ -67,7 +68,7 @@ class Stream:
     @property
     def count(self) -> int:
         """Return how many consumers are here or about to be."""
-        return len(self.consumers) + self.joining
+        return len(self.consumers) + len(self.joined)
 
     def has_room(self) -> bool:
         """Return whether any consumer could take more at once."""
@@ -112,9 +113,14 @@ class Dispatcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for stream in list(self._streams.values()):
-            for consumer in list(stream.consumers):
-                await self.leave(stream.queue, consumer)
+        streams = list(self._streams.values())
+        for stream in streams:
+            unsent = [m for consumer in stream.consumers for m in consumer.unsent_messages()]
+            if unsent:
+                self._committer.give_back(stream.queue, unsent)
+            stream.consumers.clear()
+            stream.joined.clear()
+        await asyncio.gather(*(self._leave_again(stream) for stream in streams))
 
     def end_all(self, reason: End) -> None:
         """End every stream of this node."""
@@ -136,21 +142,21 @@ class Dispatcher:
         stream = self._streams.get(queue)
         if stream is None:
             stream = self._streams[queue] = Stream(queue)
-        stream.joining += 1
+        stream.joined.add(consumer)
         try:
             epoch, position = await self._announce(stream)
-        finally:
-            stream.joining -= 1
+        except BaseException:
+            stream.joined.discard(consumer)
             self._drop_if_empty(stream)
+            raise
         if stream.position is None:
             stream.position = position
         consumer.epoch = epoch
 
     def begin(self, queue: str, consumer: Consumer) -> None:
         """Start handing messages to a consumer that has joined and is ready to be written to."""
-        stream = self._streams.get(queue)
-        if stream is None:
-            stream = self._streams[queue] = Stream(queue)
+        stream = self._streams[queue]
+        stream.joined.discard(consumer)
         stream.consumers.append(consumer)
         self.wake(queue)
 
@@ -159,6 +165,7 @@ class Dispatcher:
         stream = self._streams.get(queue)
         if stream is None:
             return
+        stream.joined.discard(consumer)
         with contextlib.suppress(ValueError):
             stream.consumers.remove(consumer)
         unsent = consumer.unsent_messages()
@@ -204,26 +211,16 @@ class Dispatcher:
 
     async def _hand_out(self, stream: Stream) -> None:
         """Fetch what is for this node once, and see to it that the rest is fetched too."""
-        self._calls += 1
         had_room = stream.has_room()
         try:
-            epoch, position, missed, more, entries, handed = await self._committer.submit(
-                self._scripts.deliver(
-                    stream.queue,
-                    consumers=stream.count,
-                    lifetime_seconds=NODE_LIFETIME_SECONDS,
-                    position=stream.position or 0,
-                    has_room=had_room,
-                    max_messages=MAX_MESSAGES_PER_CALL,
-                    max_bytes=MAX_BYTES_PER_CALL,
-                    history=self._limits.history,
-                    batch=str(self._calls),
-                )
-            )
-        except Unavailable:
+            reply = await self._fetch(stream, had_room)
+        except RestMQError as error:
+            if not isinstance(error, Unavailable):
+                logger.error("cannot deliver %r: %s", stream.queue, error)
             stream.signal.set()
             await asyncio.sleep(_RETRY_SECONDS)
             return
+        epoch, position, missed, more, entries, handed = reply
         stream.position = position
         if missed:
             logger.warning("%d broadcast messages of %r were missed", missed, stream.queue)
@@ -236,6 +233,23 @@ class Dispatcher:
             stream.signal.set()
             if not entries and not handed:
                 await self._wait_for_room(stream, had_room)
+
+    def _fetch(self, stream: Stream, has_room: bool) -> asyncio.Future[Reply]:
+        self._calls += 1
+        batch = str(self._calls)
+        call = self._scripts.deliver(
+            stream.queue,
+            consumers=stream.count,
+            lifetime_seconds=NODE_LIFETIME_SECONDS,
+            position=stream.position or 0,
+            has_room=has_room,
+            max_messages=MAX_MESSAGES_PER_CALL,
+            max_bytes=MAX_BYTES_PER_CALL,
+            history=self._limits.history,
+            batch=batch,
+        )
+        undo = self._scripts.restore_reply(stream.queue, "deliver", batch)
+        return self._committer.submit(call, undo)
 
     async def _wait_for_room(self, stream: Stream, had_room: bool) -> None:
         """Wait until a consumer has sent what it holds, or there is something new to look at."""
@@ -307,7 +321,7 @@ class Dispatcher:
             for index, stream in enumerate(list(self._streams.values())):
                 if stream.consumers:
                     self.wake(stream.queue)
-                elif not stream.joining:
+                elif not stream.joined:
                     await self._leave_again(stream)
                 if index % _SLICE == _SLICE - 1:
                     await asyncio.sleep(0)

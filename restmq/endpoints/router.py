@@ -105,7 +105,7 @@ class Router:
         if methods is None:
             raise NotFound("there is nothing at this path; see /static/help.html")
         origin = request.headers.get("Origin")
-        route = methods.get(request.method)
+        route = methods.get(request.method) or _route_for_head(request, methods)
         if route is None:
             return self._without_route(request, methods, origin)
         if origin is not None:
@@ -183,6 +183,12 @@ class Router:
         elif isinstance(error, MethodNotAllowed):
             headers = [("Allow", error.allowed)]
         return error_reply(error, headers)
+
+
+def _route_for_head(request: Request, methods: dict[str, Route]) -> Route | None:
+    """Let HEAD stand for a GET that consumes nothing."""
+    route = methods.get("GET") if request.method == "HEAD" else None
+    return None if route is None or route.changes else route
 
 
 def _cors(origin: str) -> list[tuple[str, str]]:
