@@ -16,7 +16,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.support import running_server
+from tests.server_process import running_server
+from tests.support import free_port
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PYTHON_EXAMPLES = [
@@ -259,15 +260,38 @@ async def test_the_consumer_listens_again_when_its_stream_ends(server_url: str) 
         assert await next_line(it.stdout) == "after"
 
 
-async def test_the_consumer_waits_for_a_server_that_is_away(unused_tcp_port: int) -> None:
-    """A refused connection is tried again rather than given up."""
-    server = f"http://127.0.0.1:{unused_tcp_port}"
-    async with started(
-        "comet_consumer.py", "q", "--server", server, "--pause-seconds", "0.1"
-    ) as it:
-        assert "connection lost" in await next_line(it.stderr)
-        assert "connection lost" in await next_line(it.stderr)
-        assert it.returncode is None
+async def test_the_consumer_outlasts_a_restart_of_the_server(tmp_path: Path) -> None:
+    """While the server is away it tries again, and then prints what was published after."""
+    async with (
+        running_server(tmp_path) as server,
+        started(
+            *("comet_consumer.py", "tail", "--server", server.url),
+            *("--values", "--count", "2", "--pause-seconds", "0.2"),
+        ) as it,
+    ):
+        assert "listening" in await next_line(it.stderr)
+        await publish(server.url, "tail", "before")
+        assert await next_line(it.stdout) == "before"
+        await server.stop()
+        while "connection lost" not in await next_line(it.stderr):
+            assert it.returncode is None
+        await server.start()
+        await publish(server.url, "tail", "after")
+        assert await next_line(it.stdout) == "after"
+
+
+async def test_the_consumer_gives_up_when_it_is_refused(tmp_path: Path) -> None:
+    """A user name that the server does not know is no reason to try again."""
+    rules = tmp_path / "acl.conf"
+    rules.write_text("[comet:consumer]\nusername = zz\npassword = bla\n", "utf-8")
+    async with running_server(tmp_path, "--acl", str(rules)) as server:
+        ended = await run("comet_consumer.py", "tail", "--server", server.url)
+        assert (ended.status, ended.output) == (1, "")
+        assert "refused: 401" in ended.errors
+        await publish(server.url, "tail", "v")
+        known = server.url.replace("http://", "http://zz:bla@")
+        ended = await run("comet_consumer.py", "tail", "--server", known, "--count", "1")
+        assert (ended.status, ended.output) == (0, "tail:1  v\n"), ended.errors
 
 
 @needs_curl
@@ -280,9 +304,9 @@ async def test_the_curl_tour_meets_no_surprise(server_url: str) -> None:
 
 
 @needs_curl
-async def test_the_curl_tour_fails_without_a_server(unused_tcp_port: int) -> None:
+async def test_the_curl_tour_fails_without_a_server() -> None:
     """It is a smoke test: no server, no success."""
-    ended = await run("curl_tour.sh", f"http://127.0.0.1:{unused_tcp_port}")
+    ended = await run("curl_tour.sh", f"http://127.0.0.1:{free_port()}")
     assert ended.status == 1
     assert "UNEXPECTED" in ended.errors
 
@@ -291,7 +315,7 @@ async def test_the_syslog_feed_reads_back_what_it_sent(
     tmp_path: Path, unused_tcp_port: int
 ) -> None:
     """Lines sent over TCP and UDP come back with facility and severity."""
-    port = str(unused_tcp_port)
+    port = str(free_port())
     async with running_server(tmp_path, "--syslog-port", port) as server:
         ended = await run("syslog_feed.py", "--server", server.url, "--syslog-port", port)
     assert ended.status == 0, ended.errors

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 import restmq
-from tests.support import running_server
+from tests.server_process import running_server
 
 STATIC = Path(restmq.__file__).with_name("static")
 BROWSER_EXAMPLE = Path(__file__).parents[1] / "examples" / "browser"

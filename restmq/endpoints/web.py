@@ -193,10 +193,12 @@ async def read_body(request: Request) -> bytes:
 
     Raises TooLarge over ``max_body_bytes``, InvalidInput if the client takes too long to send it.
     """
-    content = request.content
+    content, limit = request.content, request.client_max_size
     if content.is_eof():  # it came along with the headers, as short ones do
-        return content.read_nowait(-1)
-    limit = request.client_max_size
+        body = content.read_nowait(-1)
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
     length = request.content_length
     if length is not None and length > limit:
         raise _too_large(limit)

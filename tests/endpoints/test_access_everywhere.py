@@ -1,0 +1,120 @@
+"""Every route asks for access and looks at the origin: each row of the table is tried."""
+
+from collections.abc import Iterable
+
+import pytest
+
+from restmq.access import Access, Section
+from restmq.endpoints.router import Route
+from restmq.server import Node
+from restmq.settings import Settings
+from tests.endpoints.conftest import NodeUnderTest, OpenNode
+
+OPEN = {
+    ("GET", "queue"),  # the help form, by the contract
+    ("GET", "static"),
+    ("GET", "healthz"),
+    ("GET", "readyz"),
+}
+HEADERS = {"Upgrade": "websocket", "Connection": "Upgrade"}
+
+
+def path_of(route: Route, name: str) -> str:
+    """Return a path that this row serves."""
+    if not route.segment:
+        return f"/?queue={name}"
+    return f"/{route.segment}/{'data' if route.segment == 'collectd' else name}"
+
+
+async def routes() -> Iterable[Route]:
+    """Return all rows of the table."""
+    return Node(Settings(), "redis://127.0.0.1:1", Access.from_text("")).router.routes
+
+
+async def test_only_the_agreed_routes_are_open_to_everyone() -> None:
+    """A new row without a section must be agreed here."""
+    assert {(r.method, r.segment) for r in await routes() if not r.sections} == OPEN
+
+
+@pytest.mark.parametrize("rule", ["hosts_deny = all", "username = u\npassword = p"])
+async def test_every_guarded_route_refuses(open_node: OpenNode, fresh_name: str, rule: str) -> None:
+    """401, with a challenge only where credentials would help."""
+    acl = "".join(f"[{section.value}]\n{rule}\n" for section in Section)
+    async with open_node(acl) as node:
+        for route in await routes():
+            if not route.sections:
+                continue
+            async with node.session.request(
+                route.method, node.url + path_of(route, fresh_name), data=b"x"
+            ) as answer:
+                assert answer.status == 401, route
+                challenge = answer.headers.get("WWW-Authenticate")
+                assert (challenge is None) == rule.startswith("hosts_deny"), route
+
+
+async def test_every_route_that_changes_something_refuses_foreign_origins(
+    node: NodeUnderTest, fresh_name: str
+) -> None:
+    """403, and nothing is changed; the server's own pages are not foreign."""
+    for route in await routes():
+        if route.changes:
+            path = path_of(route, fresh_name)
+            headers = {"Origin": "http://evil.example"}
+            status, _ = await node.call(route.method, path, headers=headers, data={"value": "x"})
+            assert status == 403, route
+    assert await node.get(f"/q/{fresh_name}", headers={"Origin": node.url}) == (204, b"")
+    assert (await node.get("/stats", headers={"Origin": "http://evil.example"}))[0] == 200
+
+
+async def test_an_allowed_origin_may_read_the_answers(open_node: OpenNode, fresh_name: str) -> None:
+    """Replies, errors and streams carry the header; a preflight is answered."""
+    origin = "https://app.example"
+    headers = {"Origin": origin}
+    async with open_node(allowed_origins=(origin,)) as node:
+        url = f"{node.url}/q/{fresh_name}"
+        for path in (f"/q/{fresh_name}", f"/c/{fresh_name}", "/nothing", "/static/help.html"):
+            async with node.session.get(node.url + path, headers=headers) as answer:
+                if path != "/nothing":
+                    assert answer.headers["Access-Control-Allow-Origin"] == origin, path
+                    assert "Origin" in answer.headers["Vary"]
+        asked = {**headers, "Access-Control-Request-Headers": "x-restmq-ttl"}
+        async with node.session.options(url, headers=asked) as answer:
+            assert answer.status == 204
+            assert "DELETE" in answer.headers["Access-Control-Allow-Methods"]
+            assert answer.headers["Access-Control-Allow-Headers"] == "x-restmq-ttl"
+        async with node.session.options(url, headers={"Origin": "http://evil"}) as answer:
+            assert "Access-Control-Allow-Origin" not in answer.headers
+        socket = await node.session.ws_connect(f"{node.url}/ws/{fresh_name}", origin=origin)
+        await socket.close()
+
+
+async def test_forwarded_addresses_are_believed_only_from_trusted_proxies(
+    open_node: OpenNode, fresh_name: str
+) -> None:
+    """The last hop that is no proxy of ours is the client."""
+    acl = "[rest:consumer]\nhosts_allow = 10.1.1.1\n"
+    forged = {"X-Forwarded-For": "10.1.1.1"}
+    async with open_node(acl) as node:
+        assert (await node.get(f"/q/{fresh_name}", headers=forged))[0] == 401
+    async with open_node(acl, trusted_proxies=("127.0.0.1",)) as node:
+        assert (await node.get(f"/q/{fresh_name}", headers=forged))[0] == 204
+        forged = {"X-Forwarded-For": "10.1.1.1, 10.9.9.9"}
+        assert (await node.get(f"/q/{fresh_name}", headers=forged))[0] == 401
+
+
+async def test_a_websocket_is_refused_before_the_upgrade_and_let_in_by_a_cookie(
+    open_node: OpenNode, fresh_name: str
+) -> None:
+    """Cookie, literal or percent-encoded, or Basic."""
+    acl = "[websocket:consumer]\nusername = zz\npassword = b&a\n"
+    async with open_node(acl) as node:
+        url = f"{node.url}/ws/{fresh_name}"
+        async with node.session.get(url, headers=HEADERS) as answer:
+            assert answer.status == 401
+        for headers in (
+            {"Cookie": "auth=zz:b&a"},
+            {"Cookie": "x=1; auth=zz%3Ab%26a"},
+            {"Authorization": "Basic eno6YiZh"},
+        ):
+            socket = await node.session.ws_connect(url, headers=headers)
+            await socket.close()
