@@ -212,6 +212,9 @@ class StreamEndpoint:
     def __init__(self, broker: Broker, ping_seconds: float) -> None:
         self._broker = broker
         self._ping_seconds = ping_seconds
+        # One object for all streams of a format, not one each.
+        self._sse = {chunked: SseEncoding(chunked) for chunked in (False, True)}
+        self._comet = {chunked: CometEncoding(None, chunked) for chunked in (False, True)}
 
     def routes(self) -> list[Route]:
         """Return this endpoint's rows of the route table."""
@@ -228,9 +231,7 @@ class StreamEndpoint:
         wait_seconds = parameters.integer(b"wait", 0, MAX_WAIT_SECONDS)
         chunked = wait_seconds is None and request.version >= HttpVersion11
         callback = parameters.callback()
-        encoding: Encoding = (
-            SseEncoding(chunked) if server_sent_events else CometEncoding(callback, chunked)
-        )
+        encoding = self._encoding(server_sent_events, callback, chunked)
         if wait_seconds is not None:
             content_type = EVENT_STREAM if server_sent_events else TEXT
             return await self._poll(request, queue, encoding, wait_seconds, content_type)
@@ -242,12 +243,19 @@ class StreamEndpoint:
         await self._broker.join(queue, consumer)
         try:
             await response.prepare(request)
+            _slim_down(request, response)
             self._broker.begin(queue, consumer)
             await consumer.ended
         finally:
             await self._broker.leave(queue, consumer)
-        response.force_close()
         return response
+
+    def _encoding(
+        self, server_sent_events: bool, callback: str | None, chunked: bool
+    ) -> Encoding:
+        if server_sent_events:
+            return self._sse[chunked]
+        return self._comet[chunked] if callback is None else CometEncoding(callback, chunked)
 
     async def _poll(
         self,
@@ -285,6 +293,12 @@ class StreamEndpoint:
         finally:
             await self._broker.leave(queue, consumer)
         return response
+
+
+def _slim_down(request: Request, response: web.StreamResponse) -> None:
+    """Let go of what an open stream needs no more: many of them wait for long."""
+    request.protocol.keep_alive(False)  # drops the timer that watches idle connections
+    response.headers.clear()
 
 
 def _wants_events(request: Request, parameters: Parameters) -> bool:
