@@ -7,13 +7,15 @@ serves with one node in this process, or with several in processes of their own.
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import math
 import resource
 import signal
+import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Protocol, Self, TypeVar, cast
 
 from aiohttp import StreamReader, web
@@ -162,7 +164,7 @@ class Node:
             if settings.syslog_port:
                 await self._syslog.open(settings.listen, settings.syslog_port, reuse_port=shared)
         except OSError as error:
-            raise StartupError(f"cannot listen on {settings.listen}: {error.strerror}") from error
+            raise _cannot_listen(settings.listen, settings.port, error) from error
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(server.close_silent_connections(), name="silent-connections"),
@@ -203,6 +205,11 @@ class Endpoint(Protocol):
         """Return its rows of the route table."""
 
 
+def _cannot_listen(host: str, port: int, error: OSError) -> StartupError:
+    reason = error.strerror or str(error)
+    return StartupError(f"cannot listen on {_for_url(host)}:{port}: {reason}")
+
+
 def _for_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
@@ -239,10 +246,29 @@ async def _serve(settings: Settings, access: Access) -> int:
             await stack.enter_async_context(reload_on_hangup(access))
             await stack.enter_async_context(Node(settings, redis_url, access))
         else:
+            settings = stack.enter_context(reserved_port(settings))
             await stack.enter_async_context(WorkerPool(settings, redis_url, run_worker))
         await stop.wait()
         logger.info("stopping")
     return 0
+
+
+@contextlib.contextmanager
+def reserved_port(settings: Settings) -> Iterator[Settings]:
+    """Hold the HTTP port for the workers; yields settings that name it, also if it was 0.
+
+    Raises StartupError if it cannot be had, which workers would only find out one by one.
+    """
+    family = socket.AF_INET6 if ":" in settings.listen else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            holder.bind((settings.listen, settings.port))
+        except OSError as error:
+            raise _cannot_listen(settings.listen, settings.port, error) from error
+        # It never listens, so the kernel gives it no connections.
+        yield dataclasses.replace(settings, port=holder.getsockname()[1])
 
 
 def run_worker(settings: Settings, redis_url: str) -> None:

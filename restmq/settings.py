@@ -91,7 +91,12 @@ class Settings:
         "always uses 0.",
         minimum=0,
     )
-    redis_pool: int = knob(10, "Most connections to Redis per worker.", minimum=1, maximum=10_000)
+    redis_pool: int = knob(
+        10,
+        "Kept for the original's start scripts; a worker uses two connections whatever it says.",
+        minimum=1,
+        maximum=10_000,
+    )
     acl: str = knob(
         "acl.conf",
         "Access control file.",

@@ -66,8 +66,13 @@ class Consumer(ABC):
 
     @property
     @abstractmethod
+    def is_connected(self) -> bool:
+        """Return whether unsent bytes can still reach the reader."""
+
+    @property
     def is_open(self) -> bool:
-        """Return whether bytes can still be written."""
+        """Return whether messages can be handed to it."""
+        return self.is_connected and not self.ended.done()
 
     @abstractmethod
     async def wait_until_sent(self) -> None:
@@ -82,14 +87,16 @@ class Consumer(ABC):
         if not self.ended.done():
             self.ended.set_result(reason)
 
-    def unsent_messages(self) -> list[Message]:
-        """Return the round-robin messages that the kernel has not taken in full."""
+    def forget_sent(self) -> None:
+        """Keep in ``share`` only what the kernel has not taken in full."""
         unsent = self.unsent_bytes
-        messages = []
-        for message, size_bytes in reversed(self.share):
-            if unsent <= 0:
-                break
-            messages.append(message)
-            unsent -= size_bytes
-        messages.reverse()
-        return messages
+        kept = len(self.share)
+        while kept and unsent > 0:
+            kept -= 1
+            unsent -= self.share[kept][1]
+        del self.share[:kept]
+
+    def reclaim(self) -> list[Message]:
+        """Take away the messages that it was handed and that cannot have reached the reader."""
+        lost, self.share = self.share, []
+        return [] if self.is_connected else [message for message, _ in lost]

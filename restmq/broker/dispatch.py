@@ -95,29 +95,30 @@ class Dispatcher:
         self._limits = limits
         self._streams: dict[str, Stream] = {}
         self._calls = 0
+        self._loop = asyncio.get_running_loop()
         self._periodic: list[asyncio.Task[None]] = []
+        self._sending: set[asyncio.Task[None]] = set()
         self.cut_off_count = 0
         """Consumers cut off since the start because they did not read."""
 
     def start(self) -> None:
         """Start the periodic work."""
-        loop = asyncio.get_running_loop()
         self._periodic = [
-            loop.create_task(self._stay_alive(), name="dispatcher-heartbeat"),
-            loop.create_task(self._keep_connections_alive(), name="dispatcher-keep-alive"),
+            self._loop.create_task(self._stay_alive(), name="dispatcher-heartbeat"),
+            self._loop.create_task(self._keep_connections_alive(), name="dispatcher-keep-alive"),
         ]
 
     async def close(self) -> None:
         """Stop handing out, and tell the other nodes that no consumer is left here."""
-        tasks = [*self._periodic, *(s.pump for s in self._streams.values() if s.pump)]
+        pumps = [stream.pump for stream in self._streams.values() if stream.pump]
+        tasks = [*self._periodic, *self._sending, *pumps]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         streams = list(self._streams.values())
         for stream in streams:
-            unsent = [m for consumer in stream.consumers for m in consumer.unsent_messages()]
-            if unsent:
-                self._committer.give_back(stream.queue, unsent)
+            for consumer in stream.consumers:
+                self._take_back(stream, consumer)
             stream.consumers.clear()
             stream.joined.clear()
         await asyncio.gather(*(self._leave_again(stream) for stream in streams))
@@ -168,9 +169,7 @@ class Dispatcher:
         stream.joined.discard(consumer)
         with contextlib.suppress(ValueError):
             stream.consumers.remove(consumer)
-        unsent = consumer.unsent_messages()
-        if unsent:
-            self._committer.give_back(queue, unsent)
+        self._take_back(stream, consumer)
         try:
             await self._announce(stream)
         except Unavailable:
@@ -184,7 +183,7 @@ class Dispatcher:
             return
         stream.signal.set()
         if stream.pump is None and stream.consumers:
-            stream.pump = asyncio.get_running_loop().create_task(self._pump(stream))
+            stream.pump = self._loop.create_task(self._pump(stream))
 
     def wake_all(self) -> None:
         """Look at every queue, because wake-ups may have been missed."""
@@ -257,10 +256,9 @@ class Dispatcher:
             await asyncio.sleep(_BLOCKED_SECONDS)
             return
         stream.signal.clear()
-        loop = asyncio.get_running_loop()
         sample = stream.consumers[:_SLICE]
-        waiting = [loop.create_task(consumer.wait_until_sent()) for consumer in sample]
-        waiting.append(loop.create_task(_wait_for(stream.signal)))
+        waiting = [self._loop.create_task(consumer.wait_until_sent()) for consumer in sample]
+        waiting.append(self._loop.create_task(_wait_for(stream.signal)))
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -299,20 +297,30 @@ class Dispatcher:
             shares.setdefault(consumer, []).append(message)
         for consumer, share in shares.items():
             parts = [consumer.encoding.encode(stream.queue, [message]) for message in share]
-            sizes = zip(share, map(len, parts), strict=True)
-            held = consumer.share if consumer.unsent_bytes else []
-            consumer.share = [*held, *sizes]
+            consumer.share += zip(share, map(len, parts), strict=True)
             consumer.write(b"".join(parts))
+            # The event loop writes when this round of callbacks is over; look after that.
+            self._loop.call_soon(self._note_sent, consumer)
+
+    def _note_sent(self, consumer: Consumer) -> None:
+        consumer.forget_sent()
+        if consumer.share:
+            sending = self._loop.create_task(_forget_when_sent(consumer))
+            self._sending.add(sending)
+            sending.add_done_callback(self._sending.discard)
+
+    def _take_back(self, stream: Stream, consumer: Consumer) -> None:
+        lost = consumer.reclaim()
+        if lost:
+            self._committer.give_back(stream.queue, lost)
 
     def _cut_off(self, stream: Stream, consumer: Consumer) -> None:
         logger.info("consumer of %r cut off: %d bytes unsent", stream.queue, consumer.unsent_bytes)
         self.cut_off_count += 1
-        unsent = consumer.unsent_messages()
-        consumer.share = []
-        if unsent:
-            self._committer.give_back(stream.queue, unsent)
+        consumer.forget_sent()
         consumer.end(End.SLOW)
         consumer.cut_off()
+        self._take_back(stream, consumer)
 
     async def _stay_alive(self) -> None:
         """Call for every stream often enough to stay alive, which also finds missed wake-ups."""
@@ -352,6 +360,12 @@ class Dispatcher:
             ping = consumer.encoding.keep_alive
             if ping:
                 consumer.write(ping)
+
+
+async def _forget_when_sent(consumer: Consumer) -> None:
+    await consumer.wait_until_sent()
+    if consumer.is_connected:
+        consumer.forget_sent()
 
 
 async def _wait_for(event: asyncio.Event) -> None:

@@ -137,9 +137,9 @@ class ConnectionConsumer(Consumer):
         return self._transport.get_write_buffer_size()
 
     @property
-    def is_open(self) -> bool:
-        """Return whether the connection stands and the stream has not ended."""
-        return not (self.ended.done() or self._transport.is_closing())
+    def is_connected(self) -> bool:
+        """Return whether the connection stands."""
+        return not self._transport.is_closing()
 
     async def wait_until_sent(self) -> None:
         """Wait until the transport's buffer is empty, or the connection is gone."""
@@ -156,13 +156,14 @@ class ConnectionConsumer(Consumer):
 class PollConsumer(Consumer):
     """A consumer that takes what comes first and then has had enough: a long-poll."""
 
-    __slots__ = ("_parts", "_request", "_sent", "arrived")
+    __slots__ = ("_finished", "_parts", "_request", "_sent", "arrived")
 
     def __init__(self, encoding: Encoding, request: Request) -> None:
         super().__init__(encoding)
         self._parts: list[bytes] = []
         self._request = request
         self._sent = False
+        self._finished = asyncio.Event()
         self.arrived = asyncio.Event()
 
     def write(self, data: bytes) -> None:
@@ -176,13 +177,22 @@ class PollConsumer(Consumer):
         return 0 if self._sent else sum(map(len, self._parts))
 
     @property
+    def is_connected(self) -> bool:
+        """Return whether the messages are on their way, or someone still waits for them."""
+        return self._sent or not (self._finished.is_set() or self._request.transport is None)
+
+    @property
     def is_open(self) -> bool:
-        """Return whether someone still waits for the reply."""
-        return self._request.transport is not None and not self.ended.done() and not self._sent
+        """Return whether the poll still waits for its first messages."""
+        return super().is_open and not self._parts
 
     async def wait_until_sent(self) -> None:
         """Wait for the end of the poll."""
-        await asyncio.wait([self.ended])
+        await self._finished.wait()
+
+    def finish(self) -> None:
+        """Say that the poll is over; what is not in its reply goes back."""
+        self._finished.set()
 
     def end(self, reason: End) -> None:
         """End the stream, and with it the waiting."""
@@ -250,9 +260,7 @@ class StreamEndpoint:
             await self._broker.leave(queue, consumer)
         return response
 
-    def _encoding(
-        self, server_sent_events: bool, callback: str | None, chunked: bool
-    ) -> Encoding:
+    def _encoding(self, server_sent_events: bool, callback: str | None, chunked: bool) -> Encoding:
         if server_sent_events:
             return self._sse[chunked]
         return self._comet[chunked] if callback is None else CometEncoding(callback, chunked)
@@ -274,6 +282,7 @@ class StreamEndpoint:
                     await consumer.arrived.wait()
             body = consumer.reply() if request.transport is not None else b""
         finally:
+            consumer.finish()
             await self._broker.leave(queue, consumer)
         return Reply(body, content_type=content_type) if body else Reply(status=204)
 
