@@ -255,7 +255,7 @@ def load(
         sources[each.name] = where
 
     values["data_dir"] = working_directory / values.get("data_dir", DEFAULT_DATA_DIR)
-    settings = Settings(**values, sources=types.MappingProxyType(sources))
+    settings = Settings(**values, sources=sources)
     _ = settings.external_redis_url  # raises if the names of the Redis contradict each other
     return settings
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+import hiredis
 import redis.asyncio
 from redis import exceptions as redis_errors
 from redis.asyncio.client import PubSub
@@ -136,9 +137,11 @@ class InstanceBackend(Backend):
 
     async def _exchange(self, calls: Sequence[Call]) -> list[Reply]:
         connection = await self._connected()
-        await connection.send_packed_command(
-            connection.pack_commands([call.command() for call in calls])
+        # hiredis packs in C; what redis-py has for asyncio costs a third of a batch's time here.
+        packed = b"".join(
+            [hiredis.pack_command(tuple(call.command())) for call in calls]  # type: ignore[arg-type]
         )
+        await connection.send_packed_command(packed)
         replies = []
         for _ in calls:
             try:

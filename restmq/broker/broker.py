@@ -124,7 +124,12 @@ class Broker:
         packed = pack(value, content_type)
         if queue not in self._known:
             return await self._add_first(queue, ttl_seconds, packed)
-        number = await self._committer.add(queue, ttl_seconds, packed)
+        # Consumers of this node get it in the same round trip, without a detour over Redis.
+        wakes_itself = self._dispatcher.has_consumers(queue)
+        stored = self._committer.add(queue, ttl_seconds, packed, wakes_itself)
+        if wakes_itself:
+            self._dispatcher.wake(queue)
+        number = await stored
         if number == 1:
             # Redis has lost what this node remembers, or another one has taken its place.
             await self._register(queue)
@@ -149,24 +154,29 @@ class Broker:
 
         If the caller is cancelled, the messages stay in the queue.
         """
-        return await self._take(queue, count, remember=True)
+        future = self._committer.take(queue, count, remember=True)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._untake(queue, future)
+            raise
 
     async def take(self, queue: str, count: int = 1) -> list[Message]:
         """Take and erase up to ``count`` of the oldest messages.
 
         If the caller is cancelled, the messages stay in the queue.
         """
-        return await self._take(queue, count, remember=False)
-
-    async def _take(self, queue: str, count: int, remember: bool) -> list[Message]:
-        future = self._committer.take(queue, count, remember)
+        future = self._committer.take(queue, count, remember=False)
         try:
             return await future
         except asyncio.CancelledError:
-            # Cancelled after the reply came but before this line ran again.
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self.give_back(queue, future.result())
+            self._untake(queue, future)
             raise
+
+    def _untake(self, queue: str, future: asyncio.Future[list[Message]]) -> None:
+        """Give back what came for a caller that was cancelled before it could look at it."""
+        if future.done() and not future.cancelled() and future.exception() is None:
+            self.give_back(queue, future.result())
 
     def give_back(self, queue: str, messages: Sequence[Message]) -> None:
         """Put messages that were taken but reached nobody back at the head, in their order."""

@@ -59,6 +59,13 @@ class Consumer(ABC):
     def write(self, data: bytes) -> None:
         """Send bytes, or keep them unsent; never waits."""
 
+    @abstractmethod
+    def offer(self, data: bytes, limit_bytes: int) -> bool:
+        """Write, unless more than ``limit_bytes`` are unsent already: then return False.
+
+        A stream that has ended takes nothing more and returns True.
+        """
+
     @property
     @abstractmethod
     def unsent_bytes(self) -> int:

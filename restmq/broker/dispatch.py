@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from restmq.broker.commit import Committer
 from restmq.broker.consumers import Consumer, Encoding, End
 from restmq.broker.message import Message
-from restmq.broker.scripts import HistoryLimits, Reply, Scripts
+from restmq.broker.scripts import DELIVERED, HistoryLimits, Reply, Scripts
 from restmq.errors import RestMQError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,10 @@ _RETRY_SECONDS = 0.25
 _BLOCKED_SECONDS = 0.05
 _SLICE = 200
 """Streams or consumers that a periodic task handles before it lets others run."""
+_WRITES_PER_TURN = 50
+_WRITES_PER_BUSY_TURN = 10
+"""Consumers written to in one turn of the event loop, fewer while requests wait for Redis: what
+they publish meanwhile is then written together with what comes next, once and not twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +189,11 @@ class Dispatcher:
         if stream.pump is None and stream.consumers:
             stream.pump = self._loop.create_task(self._pump(stream))
 
+    def has_consumers(self, queue: str) -> bool:
+        """Return whether this node will look at the queue when it is woken."""
+        stream = self._streams.get(queue)
+        return stream is not None and bool(stream.consumers)
+
     def wake_all(self) -> None:
         """Look at every queue, because wake-ups may have been missed."""
         for queue in list(self._streams):
@@ -225,7 +234,7 @@ class Dispatcher:
             logger.warning("%d broadcast messages of %r were missed", missed, stream.queue)
         self._end_purged(stream, epoch)
         if entries:
-            self._broadcast(stream, _from_history(entries))
+            await self._broadcast(stream, _from_history(entries))
         if handed:
             self._rotate(stream, _from_pairs(handed))
         if more:
@@ -247,7 +256,7 @@ class Dispatcher:
             history=self._limits.history,
             batch=batch,
         )
-        undo = self._scripts.restore_reply(stream.queue, "deliver", batch)
+        undo = self._scripts.restore_reply(stream.queue, DELIVERED, batch)
         return self._committer.submit(call, undo)
 
     async def _wait_for_room(self, stream: Stream, had_room: bool) -> None:
@@ -272,19 +281,20 @@ class Dispatcher:
             if consumer.epoch < epoch:
                 consumer.end(End.PURGED)
 
-    def _broadcast(self, stream: Stream, messages: Sequence[Message]) -> None:
+    async def _broadcast(self, stream: Stream, messages: Sequence[Message]) -> None:
+        """Write to every consumer; requests are served in between, and their messages join."""
         encoded: dict[Encoding, bytes] = {}
-        for consumer in stream.consumers:
-            if consumer.ended.done():
-                continue
-            if consumer.unsent_bytes > self._limits.outbox_bytes:
-                self._cut_off(stream, consumer)
-                continue
+        limit = self._limits.outbox_bytes
+        for index, consumer in enumerate(list(stream.consumers), start=1):
             encoding = consumer.encoding
             data = encoded.get(encoding)
             if data is None:
                 data = encoded[encoding] = encoding.encode(stream.queue, messages)
-            consumer.write(data)
+            if not consumer.offer(data, limit):
+                self._cut_off(stream, consumer)
+            step = _WRITES_PER_BUSY_TURN if self._committer.is_busy else _WRITES_PER_TURN
+            if index % step == 0:
+                await asyncio.sleep(0)
 
     def _rotate(self, stream: Stream, messages: Sequence[Message]) -> None:
         rotation = stream.rotation()
@@ -315,6 +325,8 @@ class Dispatcher:
             self._committer.give_back(stream.queue, lost)
 
     def _cut_off(self, stream: Stream, consumer: Consumer) -> None:
+        if consumer.ended.done():
+            return
         logger.info("consumer of %r cut off: %d bytes unsent", stream.queue, consumer.unsent_bytes)
         self.cut_off_count += 1
         consumer.forget_sent()

@@ -11,6 +11,8 @@ from restmq.errors import InvalidInput
 MAX_QUEUE_NAME_BYTES = 1024
 """A queue's name may be so long, in UTF-8."""
 
+_MAX_NUMBER_DIGITS = len(str(2**53))
+
 REGISTRY = "restmq:queues"
 """Sorted set of the names of all queues ever added to, all with score 0, so in byte order."""
 
@@ -32,7 +34,7 @@ class QueueKeys(NamedTuple):
     gets: str
     """Hash: number to how often it was looked at by ``get``; only messages that were."""
     popped: str
-    """List: numbers popped lately, which ``delete`` still knows; bounded, and expires."""
+    """List: runs of numbers popped lately, which ``delete`` still knows; bounded, expires."""
     nodes: str
     """Hash: node to its consumers, its deadline and its position in the history."""
     assigned: str
@@ -40,11 +42,11 @@ class QueueKeys(NamedTuple):
     history: str
     """List: broadcast messages, oldest first, which every node reads from its position."""
     taken: str
-    """Hash of this node: the last reply of each flavour, to undo one that was lost; expires."""
+    """String: the last reply of one flavour to this node, to undo it if it was lost; expires."""
 
 
-def queue_keys(queue: str, node: str) -> QueueKeys:
-    """Spell the keys of ``queue`` as ``node`` uses them."""
+def queue_keys(queue: str, node: str, flavour: str = "") -> QueueKeys:
+    """Spell the keys of ``queue`` as ``node`` uses them, for replies of one ``flavour``."""
     tag = queue
     if "}" in queue or "%" in queue:  # a brace would end the hash tag too early
         tag = queue.replace("%", "%25").replace("}", "%7D")
@@ -59,7 +61,7 @@ def queue_keys(queue: str, node: str) -> QueueKeys:
         nodes=prefix + "nodes",
         assigned=prefix + "assigned",
         history=prefix + "history",
-        taken=prefix + "taken:" + node,
+        taken=f"{prefix}taken:{node}:{flavour}",
     )
 
 
@@ -94,7 +96,7 @@ def message_number(queue: str, key: str) -> int | None:
     name, separator, digits = key.rpartition(":")
     if not separator or name != queue or not digits.isascii() or not digits.isdigit():
         return None
-    number = int(digits)
-    if number == 0 or digits[0] == "0" or number >= 2**53:
+    if digits[0] == "0" or len(digits) > _MAX_NUMBER_DIGITS:  # int() raises at some length
         return None
-    return number
+    number = int(digits)
+    return number if number < 2**53 else None

@@ -43,6 +43,10 @@ def _load(name: str) -> Script:
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+POPPED, TAKEN, DELIVERED = "popped", "taken", "delivered"
+"""Flavours of replies that hold messages; the last of each can be undone."""
+
+
 class HistoryLimits(NamedTuple):
     """How much of a queue's broadcast messages is kept; whatever limit is met first counts."""
 
@@ -74,14 +78,19 @@ class Scripts:
         """Return every script, for loading them into Redis."""
         return [value for value in vars(self).values() if isinstance(value, Script)]
 
-    def _call(self, script: Script, queue: str, *own: Argument) -> Call:
-        keys = queue_keys(queue, self.node)
+    def _call(self, script: Script, queue: str, *own: Argument, flavour: str = "") -> Call:
+        keys = queue_keys(queue, self.node, flavour)
         clock = "" if self.clock_seconds is None else repr(self.clock_seconds)
         return Call(script, (len(keys), *keys, clock, NODE_CHANNEL, queue, *own))
 
-    def add(self, queue: str, messages: Iterable[tuple[int | None, bytes]]) -> Call:
-        """Append messages: pairs of ttl in seconds (None: never expires) and packed message."""
-        own: list[Argument] = []
+    def add(
+        self, queue: str, messages: Iterable[tuple[int | None, bytes]], wakes_itself: bool = False
+    ) -> Call:
+        """Append messages: pairs of ttl in seconds (None: never expires) and packed message.
+
+        With ``wakes_itself`` this node is not told: it looks at the queue afterwards anyway.
+        """
+        own: list[Argument] = [self.node if wakes_itself else ""]
         for ttl_seconds, packed in messages:
             own.append("" if ttl_seconds is None else ttl_seconds)
             own.append(packed)
@@ -91,18 +100,17 @@ class Scripts:
         self, queue: str, flavour: str, batch: str, count: int, max_bytes: int, remember: bool
     ) -> Call:
         """Take the oldest messages; with ``remember`` a later delete still knows them."""
-        return self._call(
-            self._take, queue, flavour, batch, count, max_bytes, "1" if remember else ""
-        )
+        own = (batch, count, max_bytes, "1" if remember else "")
+        return self._call(self._take, queue, *own, flavour=flavour)
 
     def restore(self, queue: str, messages: Iterable[tuple[int, bytes]]) -> Call:
         """Put messages that reached nobody back: pairs of number and stored record."""
         own = [word for message in messages for word in message]
-        return self._call(self._restore, queue, "", "", *own)
+        return self._call(self._restore, queue, "", *own)
 
     def restore_reply(self, queue: str, flavour: str, batch: str) -> Call:
         """Put back all that one reply held, if it was this node's last of its flavour."""
-        return self._call(self._restore, queue, flavour, batch)
+        return self._call(self._restore, queue, batch, flavour=flavour)
 
     def get(self, queue: str) -> Call:
         """Look at the oldest message and count the look."""
@@ -164,6 +172,7 @@ class Scripts:
             history.max_seconds,
             history.max_bytes,
             batch,
+            flavour=DELIVERED,
         )
 
 

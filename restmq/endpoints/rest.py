@@ -90,7 +90,7 @@ class RestEndpoint:
         if not queue:
             return await self._list(parameters)
         check_queue_name(queue)
-        count = parameters.integer(b"peek", 1, MAX_COUNT)
+        count = parameters.integer(b"peek", 1, MAX_COUNT) if parameters else None
         if count is not None:
             return await self._peek(queue, count, parameters)
         return await self._pop(request, queue, parameters) or Reply(status=204)
@@ -123,7 +123,7 @@ class RestEndpoint:
         return text_reply(message_key(queue, number), callback)
 
     async def _pop(self, request: Request, queue: str, parameters: Parameters) -> Reply | None:
-        callback = parameters.callback()
+        callback = parameters.callback() if parameters else None
         messages = await self._broker.pop(queue)
         if not messages:
             return None

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from restmq.access import BASIC_CHALLENGE, Access, Section, canonical_address
 from restmq.broker.keys import check_queue_name
@@ -92,22 +92,24 @@ class Router:
     async def handle(self, request: Request) -> web.StreamResponse:
         """Answer one request; every error becomes a reply here."""
         try:
-            return await self._dispatch(request)
+            route, name = self._admit(request)
+            return await route.handler(request, name)
         except RestMQError as error:
             return self._refuse(request, error)
 
-    async def _dispatch(self, request: Request) -> web.StreamResponse:
-        path = request.raw_path.partition("?")[0]
-        if not path.startswith("/"):  # the absolute form, which proxies use
+    def _admit(self, request: Request) -> tuple[Route, str]:
+        """Find the route and what follows its segment; raises if the peer may not use it."""
+        path = request.raw_path
+        if "?" in path:
+            path = path[: path.index("?")]
+        if path[:1] != "/":  # the absolute form, which proxies use
             path = request.rel_url.raw_path
         segment, _, rest = path[1:].partition("/")
         methods = self._table.get(segment)
         if methods is None:
             raise NotFound("there is nothing at this path; see /static/help.html")
-        origin = request.headers.get("Origin")
-        route = methods.get(request.method) or _route_for_head(request, methods)
-        if route is None:
-            return self._without_route(request, methods, origin)
+        route = methods.get(request.method) or self._other_route(request, methods)
+        origin = request.headers.get(hdrs.ORIGIN)
         if origin is not None:
             self._check_origin(request, route, origin)
         for section in route.sections:
@@ -116,7 +118,7 @@ class Router:
         name = rest if rest.isascii() and "%" not in rest else _decode_path(rest)
         if route.named:
             check_queue_name(name)
-        return await route.handler(request, name)
+        return route, name
 
     def check_access(self, request: Request, section: Section) -> None:
         """Raise AccessDenied or CredentialsRequired unless the peer may use ``section``."""
@@ -159,22 +161,19 @@ class Router:
                 f"pages of {origin[:200]} may not do this; the setting allowed_origins can let them"
             )
 
-    def _without_route(
-        self, request: Request, methods: dict[str, Route], origin: str | None
-    ) -> Reply:
+    def _other_route(self, request: Request, methods: dict[str, Route]) -> Route:
+        """Find what serves a method that the table does not name for this path."""
+        read = methods.get("GET")
+        if request.method == "HEAD" and read is not None and not read.changes:
+            return read
         allowed = ", ".join(sorted({*methods, "OPTIONS"}))
         if request.method != "OPTIONS":
             raise MethodNotAllowed(allowed)
-        headers = [("Allow", allowed)]
-        if origin is not None and self._origins.allows(origin):
-            request.cors = _cors(origin)
-            wanted = request.headers.get("Access-Control-Request-Headers", "")
-            headers += [
-                ("Access-Control-Allow-Methods", _ALLOWED_METHODS),
-                ("Access-Control-Allow-Headers", wanted or _DEFAULT_ALLOWED_HEADERS),
-                ("Access-Control-Max-Age", str(PREFLIGHT_SECONDS)),
-            ]
-        return Reply(status=204, headers=headers)
+
+        async def preflight(request: Request, rest: str) -> web.StreamResponse:
+            return _preflight_reply(request, allowed)
+
+        return Route("OPTIONS", "", (), preflight, changes=False)
 
     def _refuse(self, request: Request, error: RestMQError) -> Reply:
         headers: Sequence[tuple[str, str]] = ()
@@ -185,10 +184,16 @@ class Router:
         return error_reply(error, headers)
 
 
-def _route_for_head(request: Request, methods: dict[str, Route]) -> Route | None:
-    """Let HEAD stand for a GET that consumes nothing."""
-    route = methods.get("GET") if request.method == "HEAD" else None
-    return None if route is None or route.changes else route
+def _preflight_reply(request: Request, allowed: str) -> Reply:
+    headers = [("Allow", allowed)]
+    if request.cors:
+        wanted = request.headers.get("Access-Control-Request-Headers", "")
+        headers += [
+            ("Access-Control-Allow-Methods", _ALLOWED_METHODS),
+            ("Access-Control-Allow-Headers", wanted or _DEFAULT_ALLOWED_HEADERS),
+            ("Access-Control-Max-Age", str(PREFLIGHT_SECONDS)),
+        ]
+    return Reply(status=204, headers=headers)
 
 
 def _cors(origin: str) -> list[tuple[str, str]]:

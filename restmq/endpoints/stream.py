@@ -131,6 +131,15 @@ class ConnectionConsumer(Consumer):
         if not self._transport.is_closing():
             self._transport.write(data)
 
+    def offer(self, data: bytes, limit_bytes: int) -> bool:
+        """Write unless the transport's buffer holds too much; one call, as there are many."""
+        transport = self._transport
+        if transport.get_write_buffer_size() > limit_bytes:
+            return self.ended.done()
+        if not (self.ended.done() or transport.is_closing()):
+            transport.write(data)
+        return True
+
     @property
     def unsent_bytes(self) -> int:
         """Return the size of the transport's buffer."""
@@ -170,6 +179,12 @@ class PollConsumer(Consumer):
         """Keep the bytes for the reply."""
         self._parts.append(data)
         self.arrived.set()
+
+    def offer(self, data: bytes, limit_bytes: int) -> bool:
+        """Keep the bytes for the reply, if it is not under way."""
+        if not self.ended.done() and not self._sent:
+            self.write(data)
+        return True
 
     @property
     def unsent_bytes(self) -> int:

@@ -50,13 +50,22 @@ encode_json = msgspec.json.Encoder().encode
 
 
 @functools.lru_cache(maxsize=2)
-def _http_date(seconds: int) -> str:
-    return formatdate(seconds, usegmt=True)
+def _http_date(seconds: int) -> bytes:
+    return formatdate(seconds, usegmt=True).encode()
 
 
-@functools.lru_cache(maxsize=64)
-def _reason(status: int) -> str:
-    return HTTPStatus(status).phrase
+@functools.lru_cache(maxsize=1024)
+def _head_start(status: int, content_type: str, length: int) -> bytes:
+    """Return the lines that most replies of one kind have in common."""
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"Server: {_SERVER}"]
+    if status != HTTPStatus.NO_CONTENT:
+        lines += [f"Content-Type: {content_type}", f"Content-Length: {length}"]
+    return ("\r\n".join(lines) + "\r\n").encode()
+
+
+def _header_lines(headers: Iterable[tuple[str, str]]) -> bytes:
+    text = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    return text.encode("utf-8", "surrogateescape")
 
 
 class Reply(web.StreamResponse):
@@ -71,7 +80,7 @@ class Reply(web.StreamResponse):
         *,
         status: int = 200,
         content_type: str = TEXT,
-        headers: Iterable[tuple[str, str]] = (),
+        headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(status=status)
         self._reply_body = body
@@ -89,21 +98,19 @@ class Reply(web.StreamResponse):
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client is gone")
-        self._reply_keeps_alive = request.keep_alive
-        status, body = self.status, self._reply_body
-        lines = [f"HTTP/1.1 {status} {_reason(status)}"]
-        if status != 204:
-            lines.append(f"Content-Type: {self._reply_type}\r\nContent-Length: {len(body)}")
-        lines.append(f"Date: {_http_date(int(time.time()))}\r\nServer: {_SERVER}")
-        lines += [f"{name}: {value}" for name, value in self._reply_headers]
-        lines += [f"{name}: {value}" for name, value in request.cors]
-        if not self._reply_keeps_alive:
-            lines.append("Connection: close")
-        elif request.version != HttpVersion11:
-            lines.append("Connection: keep-alive")
-        head = ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+        body = self._reply_body
+        head = b"%bDate: %b\r\n" % (
+            _head_start(self._status, self._reply_type, len(body)),
+            _http_date(int(time.time())),
+        )
+        if not (request.keep_alive and request.version == HttpVersion11):
+            self._reply_keeps_alive = request.keep_alive
+            kept = b"keep-alive" if self._reply_keeps_alive else b"close"
+            head += b"Connection: %b\r\n" % kept
+        if self._reply_headers or request.cors:
+            head += _header_lines((*self._reply_headers, *request.cors))
         self._body_length = 0 if request.method == "HEAD" else len(body)
-        transport.write(head + body if self._body_length else head)
+        transport.write(b"%b\r\n%b" % (head, body) if self._body_length else head + b"\r\n")
         if len(body) > _BIG_REPLY_BYTES:
             await request.writer.drain()
 
@@ -121,6 +128,9 @@ class Parameters:
 
     def __init__(self, values: Mapping[bytes, bytes]) -> None:
         self._values = values
+
+    def __bool__(self) -> bool:
+        return bool(self._values)
 
     def raw(self, name: bytes) -> bytes | None:
         """Return the value, or None if it is missing or blank."""

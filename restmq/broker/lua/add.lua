@@ -1,17 +1,18 @@
 -- add.lua: appends messages to a queue, in the order given.
 --
--- ARGV   [4...] pairs: ttl in seconds ('' = none), packed message
+-- ARGV   [4] a node that need not be woken, or ''
+--        [5...] pairs: ttl in seconds ('' = none), packed message
 -- reply  the number of the first message; the others follow it without a gap
 -- cost   O(1) a message, O(log n) with a ttl
 
 local now = clock()
-local count = (#ARGV - 3) / 2
+local count = (#ARGV - 4) / 2
 local last = redis.call('HINCRBY', RECORD, 'next', count)
 local forever = struct.pack('>dd', now, 0)
 local numbers, bodies, deadlines = {}, {}, {}
 for index = 1, count do
   local number = last - count + index
-  local ttl = ARGV[2 + 2 * index]
+  local ttl = ARGV[3 + 2 * index]
   local head = forever
   if ttl ~= '' then
     local expires = now + tonumber(ttl)
@@ -21,10 +22,10 @@ for index = 1, count do
   end
   numbers[index] = number
   bodies[2 * index - 1] = number
-  bodies[2 * index] = head .. ARGV[3 + 2 * index]
+  bodies[2 * index] = head .. ARGV[4 + 2 * index]
 end
 call_chunked('HSET', MESSAGES, bodies)
 call_chunked('ZADD', EXPIRY, deadlines)
 call_chunked('RPUSH', READY, numbers)
-wake()
+wake(ARGV[4])
 return last - count + 1

@@ -18,6 +18,9 @@ local CHUNK = 4000
 local EXPIRED_PER_CALL = 100
 -- A reply that was lost with its connection can be asked back for so long.
 local TAKEN_SECONDS = 60
+-- A later delete knows popped messages for so long, and this many runs of them.
+local POPPED_SECONDS = 300
+local POPPED_RUNS = 1000
 
 local function clock()
   if ARGV[1] ~= '' then return tonumber(ARGV[1]) end
@@ -40,7 +43,7 @@ local function live_count(now)
   return redis.call('HLEN', MESSAGES) - redis.call('ZCOUNT', EXPIRY, '-inf', score(now))
 end
 
--- Forgets all that is kept beside the body of messages that have just left.
+-- Forgets the body of messages that have just left, and all that is kept beside it.
 local function forget(numbers)
   if #numbers == 0 then return end
   call_chunked('HDEL', MESSAGES, numbers)
@@ -49,6 +52,7 @@ local function forget(numbers)
 end
 
 local function clear_expired(now)
+  if redis.call('EXISTS', EXPIRY) == 0 then return end
   forget(redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', score(now), 'LIMIT', 0, EXPIRED_PER_CALL))
 end
 
@@ -62,6 +66,7 @@ end
 -- The bodies stay stored; `forget` removes them. O(1) a message.
 local function pop_ready(now, count, max_bytes)
   local numbers, records, bytes = {}, {}, 0
+  local some_expire = redis.call('EXISTS', EXPIRY) == 1
   while #numbers < count and bytes < max_bytes do
     local popped = redis.call('LPOP', READY, math.min(count - #numbers, 64))
     if not popped then break end
@@ -69,7 +74,7 @@ local function pop_ready(now, count, max_bytes)
     local gone = {}
     for index, number in ipairs(popped) do
       local record = found[index]
-      if record and not has_expired(record, now) then
+      if record and not (some_expire and has_expired(record, now)) then
         numbers[#numbers + 1] = number
         records[#records + 1] = record
         bytes = bytes + #record
@@ -90,9 +95,47 @@ local function push_head(numbers)
 end
 
 -- Remembers a reply until the next of its flavour, so that restore.lua can undo a lost one.
-local function remember_reply(flavour, batch, numbers, records)
-  redis.call('HSET', TAKEN, flavour, cmsgpack.pack({batch, numbers, records}))
-  redis.call('EXPIRE', TAKEN, TAKEN_SECONDS)
+local function remember_reply(batch, numbers, records)
+  redis.call('SET', TAKEN, cmsgpack.pack({batch, numbers, records}), 'EX', TAKEN_SECONDS)
+end
+
+-- POPPED holds runs of numbers, first:last, because what is popped together is mostly a run.
+local function remember_popped(numbers)
+  local runs, first, last = {}, nil, nil
+  for index = 1, #numbers + 1 do
+    local number = tonumber(numbers[index])
+    if last and number ~= last + 1 then
+      runs[#runs + 1] = string.format('%.0f:%.0f', first, last)
+      first = nil
+    end
+    first, last = first or number, number
+  end
+  for _, run in ipairs(runs) do
+    if redis.call('RPUSH', POPPED, run) > POPPED_RUNS then
+      redis.call('LTRIM', POPPED, -POPPED_RUNS / 2, -1)
+    end
+  end
+  redis.call('EXPIRE', POPPED, POPPED_SECONDS)
+end
+
+-- Takes one number out of the runs; returns 1 if it was in one. O(runs), which are bounded.
+local function forget_popped(text)
+  local number = tonumber(text)
+  for _, run in ipairs(redis.call('LRANGE', POPPED, 0, -1)) do
+    local first, last = string.match(run, '^(%d+):(%d+)$')
+    first, last = tonumber(first), tonumber(last)
+    if first <= number and number <= last then
+      redis.call('LREM', POPPED, 1, run)
+      if first < number then
+        redis.call('RPUSH', POPPED, string.format('%.0f:%.0f', first, number - 1))
+      end
+      if number < last then
+        redis.call('RPUSH', POPPED, string.format('%.0f:%.0f', number + 1, last))
+      end
+      return 1
+    end
+  end
+  return 0
 end
 
 local function interleave(numbers, records)

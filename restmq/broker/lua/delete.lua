@@ -9,7 +9,7 @@ local GHOSTS_ALLOWED = 1000
 
 local number = ARGV[4]
 local record = redis.call('HGET', MESSAGES, number)
-if not record then return redis.call('LREM', POPPED, 1, number) end
+if not record then return forget_popped(number) end
 local now = clock()
 local expired = has_expired(record, now)
 forget({number})

@@ -180,7 +180,7 @@ local entries, missed = {}, 0
 if position < sent then entries, missed = read_history() end
 if #handed_numbers > 0 then
   forget(handed_numbers)
-  remember_reply('deliver', ARGV[14], handed_numbers, handed_records)
+  remember_reply(ARGV[14], handed_numbers, handed_records)
 end
 local more = 0
 if position < sent or (started and redis.call('EXISTS', READY) == 1)

@@ -7,7 +7,7 @@
 -- again, that streams which joined before must end.
 
 local had = live_count(clock()) > 0
-redis.call('UNLINK', READY, MESSAGES, EXPIRY, GETS, POPPED, ASSIGNED, HISTORY, TAKEN)
+redis.call('UNLINK', READY, MESSAGES, EXPIRY, GETS, POPPED, ASSIGNED, HISTORY)
 if redis.call('EXISTS', RECORD, NODES) > 0 then
   redis.call('HINCRBY', RECORD, 'epoch', 1)
   redis.call('HDEL', RECORD, 'history_bytes')

@@ -1,20 +1,20 @@
 -- restore.lua: gives back messages that were taken but reached nobody, to the head of the queue.
 --
--- ARGV   [4] flavour  [5] batch: undoes that reply of this node, if it is the last of its flavour
---        or [4] '' [5] '' [6...] pairs: number, record
+-- ARGV   [4] batch: undoes that reply of this node, if it is the last of the flavour in TAKEN
+--        or [4] '' [5...] pairs: number, record
 -- reply  how many messages came back
 -- cost   O(1) a message, O(log n) with a ttl
 
 local numbers, records = {}, {}
 if ARGV[4] ~= '' then
-  local packed = redis.call('HGET', TAKEN, ARGV[4])
+  local packed = redis.call('GET', TAKEN)
   if not packed then return 0 end
   local reply = cmsgpack.unpack(packed)
-  if reply[1] ~= ARGV[5] then return 0 end
+  if reply[1] ~= ARGV[4] then return 0 end
   numbers, records = reply[2], reply[3]
-  redis.call('HDEL', TAKEN, ARGV[4])
+  redis.call('DEL', TAKEN)
 else
-  for index = 6, #ARGV, 2 do
+  for index = 5, #ARGV, 2 do
     numbers[#numbers + 1] = ARGV[index]
     records[#records + 1] = ARGV[index + 1]
   end
@@ -38,6 +38,6 @@ end
 call_chunked('HSET', MESSAGES, bodies)
 call_chunked('ZADD', EXPIRY, deadlines)
 push_head(live)
-for _, number in ipairs(live) do redis.call('LREM', POPPED, -1, number) end
+for _, number in ipairs(live) do forget_popped(number) end
 if #live > 0 then wake() end
 return #live

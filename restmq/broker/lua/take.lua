@@ -1,15 +1,12 @@
 -- take.lua: takes the oldest messages off a queue for good.
 --
--- ARGV   [4] flavour of the reply  [5] batch  [6] how many at the most
---        [7] most bytes (one message more may pass it)  [8] '1': a later delete knows them
+-- ARGV   [4] batch  [5] how many at the most  [6] most bytes (one message more may pass it)
+--        [7] '1': a later delete knows them
 -- reply  {1 if it stopped for the bytes alone, number, record, number, record, ...}
 -- cost   O(1) a message
 
-local POPPED_KEPT = 1000
-local POPPED_SECONDS = 300
-
 local now = clock()
-local count, max_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
+local count, max_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 clear_expired(now)
 local numbers, records = pop_ready(now, count, max_bytes)
 if #numbers == 0 and redis.call('EXISTS', ASSIGNED) == 1 then
@@ -19,12 +16,8 @@ if #numbers == 0 and redis.call('EXISTS', ASSIGNED) == 1 then
 end
 if #numbers == 0 then return {0} end
 forget(numbers)
-remember_reply(ARGV[4], ARGV[5], numbers, records)
-if ARGV[8] == '1' then
-  call_chunked('RPUSH', POPPED, numbers)
-  redis.call('LTRIM', POPPED, -POPPED_KEPT, -1)
-  redis.call('EXPIRE', POPPED, POPPED_SECONDS)
-end
+remember_reply(ARGV[4], numbers, records)
+if ARGV[7] == '1' then remember_popped(numbers) end
 local reply = interleave(numbers, records)
 local stopped_early = 0
 if #numbers < count and redis.call('EXISTS', READY) == 1 then stopped_early = 1 end
