@@ -35,6 +35,10 @@ _CANNOT_SERVE = ("OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "R
 """Error replies by which Redis says that it cannot take writes now."""
 
 
+CONNECTION_ERRORS = (redis_errors.RedisError, redis_errors.RedisClusterException, OSError)
+"""What redis-py raises when Redis is out of reach; its two roots have nothing in common."""
+
+
 def _client_options() -> dict[str, Any]:
     # redis-py gives up on a read after 5 s by default, which would cut the blocking reads of the
     # subscriber; round trips have a deadline of their own below. Retries are off because only the
@@ -73,7 +77,7 @@ class Backend(ABC):
                     again = await self._exchange([calls[index] for index in unknown])
                     for index, reply in zip(unknown, again, strict=True):
                         replies[index] = reply
-        except (redis_errors.RedisError, OSError, TimeoutError) as error:
+        except (*CONNECTION_ERRORS, TimeoutError) as error:
             await self._reset()
             raise StoreUnavailable(f"Redis is out of reach: {error or 'no answer'}") from error
         return [
@@ -94,8 +98,11 @@ class Backend(ABC):
         """Forget the connection, whose state is unknown."""
 
     @abstractmethod
-    def subscriber(self) -> PubSub:
-        """Return a subscriber on a connection of its own, not connected yet."""
+    async def subscriber(self) -> PubSub:
+        """Return a subscriber on a connection of its own, not connected yet.
+
+        Raises what redis-py raises when Redis is out of reach.
+        """
 
     @abstractmethod
     async def close(self) -> None:
@@ -165,7 +172,7 @@ class InstanceBackend(Backend):
                 await connection.disconnect(nowait=True)
             await self._client.connection_pool.release(connection)
 
-    def subscriber(self) -> PubSub:
+    async def subscriber(self) -> PubSub:
         """Return a subscriber on a connection of its own, not connected yet."""
         return self._client.pubsub()
 
@@ -189,7 +196,7 @@ class ClusterBackend(Backend):
             pipeline.execute_command(*call.command())
         replies = await pipeline.execute(raise_on_error=False)
         for reply in replies:
-            if isinstance(reply, redis_errors.ConnectionError | redis_errors.TimeoutError):
+            if isinstance(reply, Exception) and not isinstance(reply, redis_errors.ResponseError):
                 raise reply
         return replies
 
@@ -199,12 +206,13 @@ class ClusterBackend(Backend):
 
     async def _reset(self) -> None:
         # Closing makes the next round trip learn the cluster's layout anew.
-        with contextlib.suppress(redis_errors.RedisError, OSError):
+        with contextlib.suppress(*CONNECTION_ERRORS):
             await self._cluster.aclose()
 
-    def subscriber(self) -> PubSub:
+    async def subscriber(self) -> PubSub:
         """Return a subscriber at some node: a message published anywhere reaches all nodes."""
-        pubsub: PubSub = self._cluster.pubsub()
+        await self._cluster.initialize()
+        pubsub: PubSub = self._cluster.pubsub(node=self._cluster.get_random_node())
         return pubsub
 
     async def close(self) -> None:

@@ -121,8 +121,8 @@ class _Takes(Group):
         )
 
     def settle(self, reply: Reply, committer: "Committer") -> None:
-        stopped_early = reply[0] == 1
-        messages = [Message(reply[at], reply[at + 1]) for at in range(1, len(reply), 2)]
+        stopped_early = reply[-1] == 1
+        messages = [Message(reply[at], reply[at + 1]) for at in range(0, len(reply) - 1, 2)]
         used = 0
         for count, future in self._wanted:
             share = messages[used : used + count]
@@ -215,7 +215,11 @@ class Committer:
         self, queue: str, count: int, remember: bool, future: asyncio.Future[list[Message]]
     ) -> None:
         """Put a take that got nothing for lack of room in the reply into the next round trip."""
-        self._put_take(self._append(0), queue, count, remember, future)
+        batch = self._batches[-1]  # it was admitted once already
+        batch.operations += 1
+        self._pending_operations += 1
+        self._arrived.set()
+        self._put_take(batch, queue, count, remember, future)
 
     def _put_take(
         self,
@@ -261,18 +265,20 @@ class Committer:
             or self._pending_bytes + size_bytes > MAX_PENDING_BYTES
         ):
             raise Overloaded("too many requests wait for Redis; try again in a moment")
-        return self._append(size_bytes)
-
-    def _append(self, size_bytes: int) -> _Batch:
-        batch = self._batches[-1]
-        if not batch.operations:
-            self._arrived.set()
-        elif batch.total_bytes and batch.total_bytes + size_bytes > MAX_BATCH_BYTES:
-            batch = _Batch()
-            self._batches.append(batch)
-        batch.operations += 1
-        batch.total_bytes += size_bytes
         self._pending_operations += 1
+        batch = self._batches[-1]
+        batch.operations += 1
+        if batch.operations == 1:
+            self._arrived.set()
+        return self._admit_bytes(batch, size_bytes) if size_bytes else batch
+
+    def _admit_bytes(self, batch: _Batch, size_bytes: int) -> _Batch:
+        if batch.total_bytes and batch.total_bytes + size_bytes > MAX_BATCH_BYTES:
+            batch.operations -= 1
+            batch = _Batch()
+            batch.operations = 1
+            self._batches.append(batch)
+        batch.total_bytes += size_bytes
         self._pending_bytes += size_bytes
         return batch
 

@@ -151,8 +151,8 @@ class Dispatcher:
         try:
             epoch, position = await self._announce(stream)
         except BaseException:
+            # Redis may count it all the same; so the stream stays until the heartbeat has told.
             stream.joined.discard(consumer)
-            self._drop_if_empty(stream)
             raise
         if stream.position is None:
             stream.position = position

@@ -10,9 +10,7 @@ import logging
 import math
 from collections.abc import Callable
 
-from redis import exceptions as redis_errors
-
-from restmq.broker.backend import Backend
+from restmq.broker.backend import CONNECTION_ERRORS, Backend
 
 logger = logging.getLogger(__name__)
 
@@ -59,14 +57,15 @@ class Wakeups:
         while True:
             try:
                 await self._listen()
-            except (redis_errors.RedisError, OSError, TimeoutError) as error:
+            except (*CONNECTION_ERRORS, TimeoutError) as error:
                 if self._connected.is_set():
                     logger.warning("lost the wake-ups from Redis: %s", error)
                 self._connected.clear()
                 await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _listen(self) -> None:
-        pubsub = self._backend.subscriber()
+        async with asyncio.timeout(_SUBSCRIBE_TIMEOUT_SECONDS):
+            pubsub = await self._backend.subscriber()
         try:
             async with asyncio.timeout(_SUBSCRIBE_TIMEOUT_SECONDS):
                 await pubsub.subscribe(self._channel)
@@ -81,5 +80,5 @@ class Wakeups:
                     self._on_wake(message["data"].decode())
         finally:
             # An own task ends a connection in whatever state it is.
-            with contextlib.suppress(redis_errors.RedisError, OSError):
+            with contextlib.suppress(*CONNECTION_ERRORS):
                 await pubsub.aclose()  # type: ignore[no-untyped-call]

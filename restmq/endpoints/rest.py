@@ -127,7 +127,8 @@ class RestEndpoint:
         messages = await self._broker.pop(queue)
         if not messages:
             return None
-        if request.transport is None:  # nobody is left to read it
+        transport = request.transport
+        if transport is None or transport.is_closing():  # nobody is left to read it
             self._broker.give_back(queue, messages)
         return json_reply(_counted(queue, messages[0], 0), callback, end=CRLF)
 

@@ -99,20 +99,26 @@ class Reply(web.StreamResponse):
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client is gone")
         body = self._reply_body
-        head = b"%bDate: %b\r\n" % (
-            _head_start(self._status, self._reply_type, len(body)),
-            _http_date(int(time.time())),
-        )
-        if not (request.keep_alive and request.version == HttpVersion11):
-            self._reply_keeps_alive = request.keep_alive
-            kept = b"keep-alive" if self._reply_keeps_alive else b"close"
-            head += b"Connection: %b\r\n" % kept
-        if self._reply_headers or request.cors:
-            head += _header_lines((*self._reply_headers, *request.cors))
-        self._body_length = 0 if request.method == "HEAD" else len(body)
-        transport.write(b"%b\r\n%b" % (head, body) if self._body_length else head + b"\r\n")
+        start = _head_start(self._status, self._reply_type, len(body))
+        date = _http_date(int(time.time()))
+        more = self._further_lines(request)
+        self._body_length = len(body)
+        if body and request.method == "HEAD":
+            body = b""
+            self._body_length = 0
+        transport.write(b"%bDate: %b\r\n%b\r\n%b" % (start, date, more, body))
         if len(body) > _BIG_REPLY_BYTES:
             await request.writer.drain()
+
+    def _further_lines(self, request: Request) -> bytes:
+        """Return the header lines that most replies do not have."""
+        lines = b""
+        if not (request.keep_alive and request.version == HttpVersion11):
+            self._reply_keeps_alive = request.keep_alive
+            lines = b"Connection: %b\r\n" % (b"keep-alive" if request.keep_alive else b"close")
+        if self._reply_headers or request.cors:
+            lines += _header_lines((*self._reply_headers, *request.cors))
+        return lines
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Do nothing: all was written at once."""

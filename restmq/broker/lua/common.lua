@@ -65,18 +65,19 @@ end
 -- Numbers without a body (deleted or expired) are dropped on the way: each of them once.
 -- The bodies stay stored; `forget` removes them. O(1) a message.
 local function pop_ready(now, count, max_bytes)
-  local numbers, records, bytes = {}, {}, 0
+  local numbers, records, taken, bytes = {}, {}, 0, 0
   local some_expire = redis.call('EXISTS', EXPIRY) == 1
-  while #numbers < count and bytes < max_bytes do
-    local popped = redis.call('LPOP', READY, math.min(count - #numbers, 64))
+  while taken < count and bytes < max_bytes do
+    local popped = redis.call('LPOP', READY, math.min(count - taken, 64))
     if not popped then break end
     local found = redis.call('HMGET', MESSAGES, unpack(popped))
     local gone = {}
     for index, number in ipairs(popped) do
       local record = found[index]
       if record and not (some_expire and has_expired(record, now)) then
-        numbers[#numbers + 1] = number
-        records[#records + 1] = record
+        taken = taken + 1
+        numbers[taken] = number
+        records[taken] = record
         bytes = bytes + #record
       elseif record then
         gone[#gone + 1] = number

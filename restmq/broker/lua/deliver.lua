@@ -26,6 +26,8 @@ local fields = redis.call('HMGET', RECORD, 'status', 'policy', 'epoch', 'sent', 
 local started, roundrobin = fields[1] ~= '0', fields[2] == '2'
 local epoch, sent, turn = tonumber(fields[3] or 0), tonumber(fields[4] or 0), tonumber(fields[5] or 0)
 local history_bytes = tonumber(fields[6] or 0)
+-- Redis may have lost what this node has read already; then what comes next is new to it.
+position = math.min(position, sent)
 
 -- The live nodes, in the order of their names, which is the same in every call.
 local function live_nodes()

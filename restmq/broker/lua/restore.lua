@@ -24,7 +24,8 @@ local now = clock()
 local bodies, deadlines, live = {}, {}, {}
 for index, number in ipairs(numbers) do
   local record = records[index]
-  if not has_expired(record, now) then
+  -- One that is stored is back already: this very call may be a repetition.
+  if not has_expired(record, now) and redis.call('HEXISTS', MESSAGES, number) == 0 then
     local _, expires = struct.unpack('>dd', record)
     live[#live + 1] = number
     bodies[#bodies + 1] = number

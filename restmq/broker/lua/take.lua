@@ -2,7 +2,7 @@
 --
 -- ARGV   [4] batch  [5] how many at the most  [6] most bytes (one message more may pass it)
 --        [7] '1': a later delete knows them
--- reply  {1 if it stopped for the bytes alone, number, record, number, record, ...}
+-- reply  {number, record, number, record, ..., 1 if it stopped for the bytes alone}
 -- cost   O(1) a message
 
 local now = clock()
@@ -19,7 +19,6 @@ forget(numbers)
 remember_reply(ARGV[4], numbers, records)
 if ARGV[7] == '1' then remember_popped(numbers) end
 local reply = interleave(numbers, records)
-local stopped_early = 0
-if #numbers < count and redis.call('EXISTS', READY) == 1 then stopped_early = 1 end
-table.insert(reply, 1, stopped_early)
+local stopped_early = #numbers < count and redis.call('EXISTS', READY) == 1
+reply[#reply + 1] = stopped_early and 1 or 0
 return reply
