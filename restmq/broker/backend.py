@@ -62,7 +62,8 @@ class Backend(ABC):
 
         A call that Redis refused is answered by an error in its place. Scripts that Redis does
         not know (it was restarted) are loaded and their calls, which did nothing, sent again.
-        Raises ``StoreUnavailable`` when the connection fails, so that no outcome is known.
+        Raises ``StoreUnavailable`` when the connection fails, or anything else does, so that no
+        outcome is known.
         """
         try:
             async with asyncio.timeout(ROUND_TRIP_TIMEOUT_SECONDS):
@@ -77,9 +78,13 @@ class Backend(ABC):
                     again = await self._exchange([calls[index] for index in unknown])
                     for index, reply in zip(unknown, again, strict=True):
                         replies[index] = reply
-        except (*CONNECTION_ERRORS, TimeoutError) as error:
+        except Exception as error:
+            # Replies may still be on their way, so the connection is of no more use.
             await self._reset()
-            raise StoreUnavailable(f"Redis is out of reach: {error or 'no answer'}") from error
+            if not isinstance(error, (*CONNECTION_ERRORS, TimeoutError)):
+                logger.exception("a round trip to Redis failed")
+                raise StoreUnavailable("Redis could not be asked") from error
+            raise StoreUnavailable(f"Redis is out of reach: {str(error) or 'no answer'}") from error
         return [
             _translate(reply) if isinstance(reply, redis_errors.RedisError) else reply
             for reply in replies

@@ -1,8 +1,8 @@
 """The facade that endpoints hold: queues in the field's own words, and no protocol.
 
 Values are bytes, stored and returned verbatim. Every method may raise ``Unavailable`` (Redis out
-of reach, or too much waiting for it); a method that changes something has done so, fsynced as
-Redis is set up to, when it returns.
+of reach, or too much waiting for it), and ``InvalidInput`` for what cannot be a queue's name; a
+method that changes something has done so, fsynced as Redis is set up to, when it returns.
 """
 
 import asyncio
@@ -138,22 +138,23 @@ class Broker:
     async def _add_first(self, queue: str, ttl_seconds: int | None, packed: bytes) -> int:
         """Add to a queue that this node has not seen: both must have come to pass."""
         check_queue_name(queue)
-        _, number = await asyncio.gather(
-            self._register(queue), self._committer.add(queue, ttl_seconds, packed)
-        )
+        # First what may be refused for lack of room, then what goes with it.
+        stored = self._committer.add(queue, ttl_seconds, packed)
+        number, _ = await asyncio.gather(stored, self._register(queue))
         if len(self._known) >= MAX_KNOWN_QUEUES:
             self._known.clear()
         self._known.add(queue)
         return number
 
     def _register(self, queue: str) -> asyncio.Future[object]:
-        return self._committer.submit(command("ZADD", REGISTRY, 0, queue))
+        return self._committer.submit(command("ZADD", REGISTRY, 0, queue), is_admitted=True)
 
     async def pop(self, queue: str, count: int = 1) -> list[Message]:
         """Take up to ``count`` of the oldest messages; a later ``delete`` still knows them.
 
         If the caller is cancelled, the messages stay in the queue.
         """
+        check_queue_name(queue)
         future = self._committer.take(queue, count, remember=True)
         try:
             return await future
@@ -166,6 +167,7 @@ class Broker:
 
         If the caller is cancelled, the messages stay in the queue.
         """
+        check_queue_name(queue)
         future = self._committer.take(queue, count, remember=False)
         try:
             return await future
@@ -185,11 +187,13 @@ class Broker:
 
     async def get(self, queue: str) -> tuple[Message, int] | None:
         """Look at the oldest message and count the look; returns both, or None when empty."""
+        check_queue_name(queue)
         reply = await self._committer.submit(self.scripts.get(queue))
         return (Message(reply[0], reply[1]), reply[2]) if reply else None
 
     async def peek(self, queue: str, count: int, *, newest: bool = False) -> list[Message]:
         """List waiting messages from the oldest (or the newest) without taking them."""
+        check_queue_name(queue)
         reply = await self._committer.submit(
             self.scripts.peek(queue, count, newest, MAX_BATCH_BYTES)
         )
@@ -197,10 +201,12 @@ class Broker:
 
     async def delete(self, queue: str, number: int) -> bool:
         """Remove one message; returns whether there was such a message, or was until lately."""
+        check_queue_name(queue)
         return bool(await self._committer.submit(self.scripts.delete(queue, number)))
 
     async def purge(self, queue: str) -> bool:
         """End the queue's streams on all nodes and empty it; returns whether it held anything."""
+        check_queue_name(queue)
         return bool(await self._committer.submit(self.scripts.purge(queue)))
 
     async def set_policy(self, queue: str, policy: Policy) -> None:
@@ -215,6 +221,7 @@ class Broker:
 
     async def stats(self, queue: str) -> QueueStats:
         """Return what the queue looks like; an unknown queue is empty and started."""
+        check_queue_name(queue)
         return (await self._stats([queue]))[0]
 
     async def list_stats(self, after: str = "", limit: int = PAGE) -> list[QueueStats]:
@@ -223,7 +230,7 @@ class Broker:
 
     async def list_queues(self, after: str = "", limit: int = PAGE) -> list[str]:
         """Return up to ``limit`` names of known queues, in byte order, after ``after``."""
-        start = f"({after}" if after else "-"
+        start = f"({check_queue_name(after)}" if after else "-"
         names = await self._committer.submit(
             command("ZRANGEBYLEX", REGISTRY, start, "+", "LIMIT", 0, limit)
         )
@@ -256,6 +263,7 @@ class Broker:
 
         Raises ``Unavailable`` when Redis does not answer.
         """
+        check_queue_name(queue)
         await self._dispatcher.join(queue, consumer)
 
     def begin(self, queue: str, consumer: Consumer) -> None:

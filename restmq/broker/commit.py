@@ -62,6 +62,8 @@ class _Single(Group):
     def settle(self, reply: Reply, committer: "Committer") -> None:
         if not self._future.done():
             self._future.set_result(reply)
+        elif self._undo is not None:  # nobody waits any more for what was handed out
+            committer.put_back(self._undo)
 
     def fail(self, error: RestMQError) -> None:
         if not self._future.done():
@@ -215,11 +217,7 @@ class Committer:
         self, queue: str, count: int, remember: bool, future: asyncio.Future[list[Message]]
     ) -> None:
         """Put a take that got nothing for lack of room in the reply into the next round trip."""
-        batch = self._batches[-1]  # it was admitted once already
-        batch.operations += 1
-        self._pending_operations += 1
-        self._arrived.set()
-        self._put_take(batch, queue, count, remember, future)
+        self._put_take(self._append(), queue, count, remember, future)
 
     def _put_take(
         self,
@@ -235,12 +233,15 @@ class Committer:
         assert isinstance(group, _Takes)
         group.append(count, future)
 
-    def submit(self, call: Call, undo: Call | None = None) -> asyncio.Future[Reply]:
+    def submit(
+        self, call: Call, undo: Call | None = None, *, is_admitted: bool = False
+    ) -> asyncio.Future[Reply]:
         """Send one call in the next round trip; the future gives Redis's reply.
 
         ``undo`` is sent when the reply was lost with the connection, so that nobody knows it.
+        ``is_admitted``: it belongs to an operation that was accepted, so no limit refuses it.
         """
-        batch = self._admit(0)
+        batch = self._append() if is_admitted else self._admit(0)
         future: asyncio.Future[Reply] = self._loop.create_future()
         batch.groups[future] = _Single(call, future, undo)
         return future
@@ -248,7 +249,11 @@ class Committer:
     def give_back(self, queue: str, messages: Sequence[Message]) -> None:
         """Put messages that reached nobody back at the head of the queue, in their order."""
         pairs = [(message.number, message.record) for message in messages]
-        self._lost.append(self._scripts.restore(queue, pairs))
+        self.put_back(self._scripts.restore(queue, pairs))
+
+    def put_back(self, call: Call) -> None:
+        """Send a call that puts messages back, in the next round trip and until it is done."""
+        self._lost.append(call)
         self._arrived.set()
 
     @property
@@ -265,12 +270,17 @@ class Committer:
             or self._pending_bytes + size_bytes > MAX_PENDING_BYTES
         ):
             raise Overloaded("too many requests wait for Redis; try again in a moment")
+        batch = self._append()
+        return self._admit_bytes(batch, size_bytes) if size_bytes else batch
+
+    def _append(self) -> _Batch:
+        """Return the batch that takes one more operation, whatever the limits."""
         self._pending_operations += 1
         batch = self._batches[-1]
         batch.operations += 1
         if batch.operations == 1:
             self._arrived.set()
-        return self._admit_bytes(batch, size_bytes) if size_bytes else batch
+        return batch
 
     def _admit_bytes(self, batch: _Batch, size_bytes: int) -> _Batch:
         if batch.total_bytes and batch.total_bytes + size_bytes > MAX_BATCH_BYTES:
@@ -320,9 +330,8 @@ class Committer:
                 group.fail(error)
             await self._pause_after_failure()
             return
-        for reply in replies[: len(lost)]:
-            if isinstance(reply, RestMQError):
-                logger.error("messages could not be put back: %s", reply)
+        refused = _refused(lost, replies)
+        self._lost = refused + self._lost
         for group, reply in zip(groups, replies[len(lost) :], strict=True):
             if isinstance(reply, RestMQError):
                 group.fail(reply)
@@ -333,6 +342,8 @@ class Committer:
                 # Everyone waits for this task, so no single reply may end it.
                 logger.exception("a reply of Redis could not be understood")
                 group.fail(RestMQError("a reply of Redis could not be understood"))
+        if refused:
+            await self._pause_after_failure()
 
     def _undo(self, groups: Sequence[Group], batch_name: str) -> list[Call]:
         calls = (group.undo(batch_name) for group in groups)
@@ -340,6 +351,8 @@ class Committer:
 
     async def _pause_after_failure(self) -> None:
         if self._closing:
+            if self._lost:
+                logger.error("Redis did not take messages back: %d calls", len(self._lost))
             self._lost = []
             return
         if self._lost:
@@ -348,3 +361,14 @@ class Committer:
                 async with asyncio.timeout(0.1):
                     self._arrived.clear()
                     await self._arrived.wait()
+
+
+def _refused(calls: Sequence[Call], replies: Sequence[Reply | RestMQError]) -> list[Call]:
+    """Return those of the calls, whose replies come first, that Redis may take another time."""
+    refused = []
+    for call, reply in zip(calls, replies, strict=False):
+        if isinstance(reply, StoreUnavailable):
+            refused.append(call)
+        elif isinstance(reply, RestMQError):
+            logger.error("messages could not be put back: %s", reply)
+    return refused

@@ -7,7 +7,6 @@ message for a thousand consumers must not cost a thousand encodings.
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
 
 from aiohttp import HttpVersion11, WSCloseCode, WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
@@ -16,18 +15,13 @@ from aiohttp_sse import EventSourceResponse
 from restmq.access import Section
 from restmq.broker.broker import Broker
 from restmq.broker.consumers import Consumer, Encoding, End
-from restmq.broker.message import Message
-from restmq.codecs.sse import COMMENT_PING, encode_event
-from restmq.codecs.websocket import encode_text_frame
+from restmq.endpoints.formats import CometEncoding, SseEncoding, WebSocketEncoding
 from restmq.endpoints.router import Route
 from restmq.endpoints.web import (
     TEXT,
     Parameters,
     Reply,
     Request,
-    encode_json,
-    javascript,
-    message_fields,
     query_parameters,
 )
 from restmq.errors import InvalidInput
@@ -40,77 +34,6 @@ MAX_CLIENT_FRAME_BYTES = 1024 * 1024
 """The largest WebSocket message that a client may send for its echo."""
 
 EVENT_STREAM = "text/event-stream"
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-class CometEncoding(Encoding):
-    """A line of JSON, or a call of a JavaScript function, for each message."""
-
-    def __init__(self, callback: str | None, chunked: bool) -> None:
-        self._callback = callback.encode() if callback else None
-        self._chunked = chunked
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, CometEncoding) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((self._callback, self._chunked))
-
-    def encode(self, queue: str, messages: Sequence[Message]) -> bytes:
-        """Return lines that end in CRLF, as one chunk if the connection is chunked."""
-        texts = (encode_json(message_fields(queue, message)) for message in messages)
-        if self._callback is None:
-            data = b"".join([text + b"\r\n" for text in texts])
-        else:
-            name = self._callback
-            data = b"".join([b"%b(%b);\r\n" % (name, javascript(text)) for text in texts])
-        return _chunk(data) if self._chunked else data
-
-
-class SseEncoding(Encoding):
-    """One server-sent event for each message; its id is the message's number."""
-
-    def __init__(self, chunked: bool) -> None:
-        self._chunked = chunked
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SseEncoding) and self._chunked == other._chunked
-
-    def __hash__(self) -> int:
-        return hash((SseEncoding, self._chunked))
-
-    def encode(self, queue: str, messages: Sequence[Message]) -> bytes:
-        """Return the events, as one chunk if the connection is chunked."""
-        events = [
-            encode_event(encode_json(message_fields(queue, message)), id=str(message.number))
-            for message in messages
-        ]
-        data = b"".join(events)
-        return _chunk(data) if self._chunked else data
-
-    @property
-    def keep_alive(self) -> bytes:
-        """Return a comment, which readers pass over."""
-        return _chunk(COMMENT_PING) if self._chunked else COMMENT_PING
-
-
-class WebSocketEncoding(Encoding):
-    """One text frame of JSON for each message. Pings come from the connection itself."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, WebSocketEncoding)
-
-    def __hash__(self) -> int:
-        return hash(WebSocketEncoding)
-
-    def encode(self, queue: str, messages: Sequence[Message]) -> bytes:
-        """Return the frames, which follow each other without more ado."""
-        return b"".join(
-            [encode_text_frame(encode_json(message_fields(queue, m))) for m in messages]
-        )
 
 
 class ConnectionConsumer(Consumer):

@@ -24,6 +24,8 @@ for index = 1, count do
   bodies[2 * index - 1] = number
   bodies[2 * index] = head .. ARGV[4 + 2 * index]
 end
+-- More may leave than come, so that a queue which nobody reads does not grow for ever.
+if #deadlines > 0 then clear_expired(now, EXPIRED_PER_CALL + count) end
 call_chunked('HSET', MESSAGES, bodies)
 call_chunked('ZADD', EXPIRY, deadlines)
 call_chunked('RPUSH', READY, numbers)

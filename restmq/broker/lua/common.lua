@@ -14,8 +14,12 @@ local POPPED, NODES, ASSIGNED, HISTORY, TAKEN = KEYS[6], KEYS[7], KEYS[8], KEYS[
 
 -- Lua can pass some 8,000 values to one call; a chunk stays well below and is even, for pairs.
 local CHUNK = 4000
+-- Messages that are read at once on their way out.
+local POP_STEP = 64
 -- Expired messages that one call clears away; the rest waits for the next call.
 local EXPIRED_PER_CALL = 100
+-- Numbers without a body that may stay in the list in any case.
+local GHOSTS_ALLOWED = 1000
 -- A reply that was lost with its connection can be asked back for so long.
 local TAKEN_SECONDS = 60
 -- A later delete knows popped messages for so long, and this many runs of them.
@@ -51,9 +55,33 @@ local function forget(numbers)
   if redis.call('EXISTS', GETS) == 1 then call_chunked('HDEL', GETS, numbers) end
 end
 
-local function clear_expired(now)
+-- Sweeps numbers without a body out of the list once they outweigh the others. Call it only while
+-- every number that waits is in the list. O(1) amortised over the messages that left their number.
+local function sweep_ghosts()
+  local live, listed = redis.call('HLEN', MESSAGES), redis.call('LLEN', READY)
+  if live == 0 then
+    redis.call('DEL', READY)
+  elseif listed - live > GHOSTS_ALLOWED and listed > 2 * live then
+    for _ = 1, math.ceil(listed / CHUNK) do
+      local numbers = redis.call('LPOP', READY, math.min(CHUNK, listed))
+      if not numbers then break end
+      listed = listed - #numbers
+      local found, kept = redis.call('HMGET', MESSAGES, unpack(numbers)), {}
+      for index, number in ipairs(numbers) do
+        if found[index] then kept[#kept + 1] = number end
+      end
+      call_chunked('RPUSH', READY, kept)
+    end
+  end
+end
+
+local function clear_expired(now, most)
   if redis.call('EXISTS', EXPIRY) == 0 then return end
-  forget(redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', score(now), 'LIMIT', 0, EXPIRED_PER_CALL))
+  local numbers = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', score(now), 'LIMIT', 0,
+    most or EXPIRED_PER_CALL)
+  if #numbers == 0 then return end
+  forget(numbers)
+  sweep_ghosts()
 end
 
 local function has_expired(record, now)
@@ -61,20 +89,30 @@ local function has_expired(record, now)
   return expires > 0 and expires <= now
 end
 
--- Takes up to `count` live numbers off the head, and stops once their bodies pass `max_bytes`.
+-- Puts numbers whose bodies are stored back at the head, in the order given.
+local function push_head(numbers)
+  local reversed = {}
+  for index = #numbers, 1, -1 do reversed[#reversed + 1] = numbers[index] end
+  call_chunked('LPUSH', READY, reversed)
+end
+
+-- Takes up to `count` live numbers off the head, and stops once their bodies reach `max_bytes`.
 -- Numbers without a body (deleted or expired) are dropped on the way: each of them once.
 -- The bodies stay stored; `forget` removes them. O(1) a message.
 local function pop_ready(now, count, max_bytes)
   local numbers, records, taken, bytes = {}, {}, 0, 0
   local some_expire = redis.call('EXISTS', EXPIRY) == 1
+  local step = 1
   while taken < count and bytes < max_bytes do
-    local popped = redis.call('LPOP', READY, math.min(count - taken, 64))
+    local popped = redis.call('LPOP', READY, math.min(count - taken, step))
     if not popped then break end
     local found = redis.call('HMGET', MESSAGES, unpack(popped))
-    local gone = {}
+    local gone, too_many = {}, {}
     for index, number in ipairs(popped) do
       local record = found[index]
-      if record and not (some_expire and has_expired(record, now)) then
+      if bytes >= max_bytes then
+        too_many[#too_many + 1] = number
+      elseif record and not (some_expire and has_expired(record, now)) then
         taken = taken + 1
         numbers[taken] = number
         records[taken] = record
@@ -84,15 +122,12 @@ local function pop_ready(now, count, max_bytes)
       end
     end
     forget(gone)
+    push_head(too_many)
+    -- Only as many bodies are read at once as should fit, going by those that came before.
+    step = taken == 0 and 2 * step or math.ceil((max_bytes - bytes) * taken / bytes)
+    step = math.min(math.max(step, 1), POP_STEP)
   end
   return numbers, records
-end
-
--- Puts numbers whose bodies are stored back at the head, in the order given.
-local function push_head(numbers)
-  local reversed = {}
-  for index = #numbers, 1, -1 do reversed[#reversed + 1] = numbers[index] end
-  call_chunked('LPUSH', READY, reversed)
 end
 
 -- Remembers a reply until the next of its flavour, so that restore.lua can undo a lost one.
