@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -12,6 +13,14 @@ import aiohttp
 
 REQUEST_TIMEOUT_SECONDS = 20
 LONGEST_LINE_BYTES = 4 * 1024 * 1024
+
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+"""The headers that ask for a websocket."""
 
 Message = dict[str, Any]
 
@@ -197,6 +206,16 @@ async def bare_connection(
             await writer.wait_closed()
 
 
+@contextlib.contextmanager
+def deaf_consumer(port: int, queue: str) -> Iterator[socket.socket]:
+    """Connect a comet consumer that reads nothing, and whose own buffer is as small as can be."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", port))
+        client.sendall(f"GET /c/{queue} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        yield client
+
+
 async def read_to_end(reader: asyncio.StreamReader, timeout_seconds: float = 10) -> bytes:
     """Return what comes until the server closes the connection, in order or by a reset."""
     received = bytearray()
@@ -205,6 +224,13 @@ async def read_to_end(reader: asyncio.StreamReader, timeout_seconds: float = 10)
             while data := await reader.read(65536):
                 received += data
     return bytes(received)
+
+
+async def exchange(port: int, request: bytes) -> bytes:
+    """Send bytes over a connection of their own, and return what comes until it is closed."""
+    async with bare_connection(port) as (reader, writer):
+        writer.write(request)
+        return await read_to_end(reader)
 
 
 class CurlAnswer(NamedTuple):
@@ -223,8 +249,10 @@ class CurlAnswer(NamedTuple):
 def _curl_command(*arguments: str) -> tuple[str, ...]:
     program = shutil.which("curl")
     assert program is not None, "these tests need the program curl on the PATH"
-    # -q: whatever the user's own .curlrc says does not count here.
-    return (program, "-q", "--silent", "--show-error", "--noproxy", "*", "--include", *arguments)
+    # -q: whatever the user's own .curlrc says does not count here. Headers that are dumped are
+    # shown at once, while --include holds them back until the first byte of the body.
+    options = ("-q", "--silent", "--show-error", "--noproxy", "*", "--dump-header", "-")
+    return (program, *options, *arguments)
 
 
 def _read_head(lines: list[str]) -> tuple[int, dict[str, str]]:
