@@ -246,11 +246,13 @@ async def _serve(settings: Settings, access: Access) -> int:
         if settings.workers == 1:
             await stack.enter_async_context(reload_on_hangup(access))
             await stack.enter_async_context(Node(settings, redis_url, access))
+            tune_garbage_collection()
+            await stop.wait()
         else:
             settings = stack.enter_context(reserved_port(settings))
-            await stack.enter_async_context(WorkerPool(settings, redis_url, run_worker))
-        tune_garbage_collection()
-        await stop.wait()
+            pool = WorkerPool(settings, redis_url, run_worker)
+            await stack.enter_async_context(pool)
+            await pool.run_until(stop)
         logger.info("stopping")
     return 0
 

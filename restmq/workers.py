@@ -71,6 +71,17 @@ class WorkerPool:
                     process.kill()
             await asyncio.wait(late)
 
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Wait for ``stop``; raises if a worker cannot even be started."""
+        stopped = asyncio.get_running_loop().create_task(_wait_for(stop))
+        try:
+            await asyncio.wait([stopped, *self._watchers], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+        for watcher in self._watchers:
+            if watcher.done():
+                watcher.result()
+
     async def _watch(self, index: int) -> None:
         """Run one worker after the other in this place."""
         while not self._stopping:
@@ -88,6 +99,10 @@ class WorkerPool:
             if not self._stopping:
                 logger.error("worker %d died (exit code %s) and is restarted", index, exit_code)
                 await asyncio.sleep(RESTART_PAUSE_SECONDS)
+
+
+async def _wait_for(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 async def _ended(process: BaseProcess) -> None:

@@ -30,6 +30,9 @@ MAX_KNOWN_QUEUES = 100_000
 PAGE = 1000
 """Queues that one round trip lists."""
 
+CLOSE_SECONDS = 5.0
+"""How long closing a broker waits for Redis."""
+
 MAX_TTL_SECONDS = 10 * 366 * 86400
 
 
@@ -78,11 +81,20 @@ class Broker:
         self._wakeups.start()
         await self._wakeups.wait_until_connected(timeout_seconds=2.0)
 
-    async def close(self) -> None:
-        """Return what consumers held, finish what was begun, and leave Redis."""
-        await self._wakeups.close()
-        await self._dispatcher.close()
-        await self._committer.close()
+    async def close(self, patience_seconds: float = CLOSE_SECONDS) -> None:
+        """Return what consumers held, finish what was begun, and leave Redis.
+
+        A Redis that does not answer is left after ``patience_seconds``; what consumers of this
+        node held comes back when the other nodes count it as dead.
+        """
+        try:
+            async with asyncio.timeout(patience_seconds):
+                await self._wakeups.close()
+                await self._dispatcher.close()
+                await self._committer.close()
+        except TimeoutError:
+            logger.error("Redis does not answer; leaving without it")
+            await self._committer.abort()
         await self._backend.close()
 
     async def __aenter__(self) -> "Broker":

@@ -184,7 +184,15 @@ class Committer:
         self._closing = True
         self._arrived.set()
         if self._task is not None:
-            await self._task
+            await asyncio.shield(self._task)
+            self._task = None
+
+    async def abort(self) -> None:
+        """Stop at once, whatever waits."""
+        self._closing = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
     def add(

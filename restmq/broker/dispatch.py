@@ -57,7 +57,7 @@ class StreamLimits:
 class Stream:
     """The consumers of one queue on this node."""
 
-    __slots__ = ("consumers", "joined", "position", "pump", "queue", "signal", "turn")
+    __slots__ = ("consumers", "generation", "joined", "position", "pump", "queue", "signal", "turn")
 
     def __init__(self, queue: str) -> None:
         self.queue = queue
@@ -65,6 +65,8 @@ class Stream:
         self.joined: set[Consumer] = set()
         """Consumers that count already but must not be written to yet."""
         self.position: int | None = None
+        self.generation = ""
+        """Names the history that ``position`` counts in; another one begins if Redis loses it."""
         self.turn = 0
         self.signal = asyncio.Event()
         self.pump: asyncio.Task[None] | None = None
@@ -228,8 +230,9 @@ class Dispatcher:
             stream.signal.set()
             await asyncio.sleep(_RETRY_SECONDS)
             return
-        epoch, position, missed, more, entries, handed = reply
+        epoch, position, missed, more, entries, handed, generation = reply
         stream.position = position
+        stream.generation = generation.decode()
         if missed:
             logger.warning("%d broadcast messages of %r were missed", missed, stream.queue)
         self._end_purged(stream, epoch)
@@ -255,6 +258,7 @@ class Dispatcher:
             max_bytes=MAX_BYTES_PER_CALL,
             history=self._limits.history,
             batch=batch,
+            generation=stream.generation,
         )
         undo = self._scripts.restore_reply(stream.queue, DELIVERED, batch)
         return self._committer.submit(call, undo)

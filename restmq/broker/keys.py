@@ -24,7 +24,8 @@ class QueueKeys(NamedTuple):
     """The keys of one queue, in the order in which every script receives them as KEYS."""
 
     record: str
-    """Hash: ``next`` (last number given), ``status``, ``policy``, ``epoch``, ``sent``, ``turn``."""
+    """Hash: ``next`` (last number given), ``status``, ``policy``, ``epoch`` (times purged),
+    ``turn`` (of round-robin), ``sent``, ``generation`` and ``history_bytes`` (of broadcast)."""
     ready: str
     """List: the numbers of the messages that wait, oldest first."""
     messages: str

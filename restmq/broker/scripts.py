@@ -156,6 +156,7 @@ class Scripts:
         max_bytes: int,
         history: HistoryLimits,
         batch: str,
+        generation: str,
     ) -> Call:
         """Hand out what waits and fetch what is for this node."""
         return self._call(
@@ -172,6 +173,7 @@ class Scripts:
             history.max_seconds,
             history.max_bytes,
             batch,
+            generation,
             flavour=DELIVERED,
         )
 

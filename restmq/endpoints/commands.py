@@ -16,6 +16,7 @@ from restmq.endpoints.router import Route
 from restmq.endpoints.web import (
     Reply,
     Request,
+    client_is_gone,
     encode_json,
     json_reply,
     message_fields,
@@ -25,7 +26,7 @@ from restmq.endpoints.web import (
 from restmq.errors import InvalidInput
 
 Fields = dict[str, object]
-Command = Callable[[Fields], Awaitable[Fields]]
+Command = Callable[[Request, Fields], Awaitable[Fields]]
 
 EMPTY_QUEUE: Fields = {"error": "empty queue"}
 UNKNOWN_COMMAND: Fields = {"error": "null resultset"}
@@ -77,18 +78,18 @@ class CommandEndpoint:
         if name in ("get", "take"):
             self._check_access(request, Section.CONSUMER)
         try:
-            return json_reply(await command(fields))
+            return json_reply(await command(request, fields))
         except MissingFieldError as missing:
             return json_reply({"error": f"'{missing}'"})
 
-    async def _add(self, fields: Fields) -> Fields:
+    async def _add(self, request: Request, fields: Fields) -> Fields:
         queue = _queue(fields)
         value = _required(fields, "value")
         text = value if isinstance(value, str) else encode_json(value).decode()
         number = await self._broker.add(queue, text.encode(), ttl_seconds=_ttl_seconds(fields))
         return {"queue": queue, "value": text, "key": message_key(queue, number)}
 
-    async def _get(self, fields: Fields) -> Fields:
+    async def _get(self, request: Request, fields: Fields) -> Fields:
         queue = _queue(fields)
         found = await self._broker.get(queue)
         if found is None:
@@ -96,14 +97,16 @@ class CommandEndpoint:
         message, looks = found
         return {"queue": queue, **message_fields(queue, message), "count": looks}
 
-    async def _take(self, fields: Fields) -> Fields:
+    async def _take(self, request: Request, fields: Fields) -> Fields:
         queue = _queue(fields)
         messages = await self._broker.take(queue)
         if not messages:
             return EMPTY_QUEUE
+        if client_is_gone(request):
+            self._broker.give_back(queue, messages)
         return {"queue": queue, **message_fields(queue, messages[0])}
 
-    async def _delete(self, fields: Fields) -> Fields:
+    async def _delete(self, request: Request, fields: Fields) -> Fields:
         queue = _queue(fields)
         key = _required(fields, "key")
         number = message_number(queue, key) if isinstance(key, str) else None

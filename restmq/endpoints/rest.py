@@ -20,6 +20,7 @@ from restmq.endpoints.web import (
     Parameters,
     Reply,
     Request,
+    client_is_gone,
     encode_json,
     json_reply,
     message_fields,
@@ -127,8 +128,7 @@ class RestEndpoint:
         messages = await self._broker.pop(queue)
         if not messages:
             return None
-        transport = request.transport
-        if transport is None or transport.is_closing():  # nobody is left to read it
+        if client_is_gone(request):
             self._broker.give_back(queue, messages)
         return json_reply(_counted(queue, messages[0], 0), callback, end=CRLF)
 

@@ -274,6 +274,12 @@ async def _read_multipart(request: Request) -> dict[bytes, bytes]:
     return values
 
 
+def client_is_gone(request: Request) -> bool:
+    """Return whether nobody is left to read the reply."""
+    transport = request.transport
+    return transport is None or transport.is_closing()
+
+
 def message_fields(queue: str, message: Message) -> dict[str, object]:
     """Return a message as JSON carries it; a value that is not UTF-8 goes as base64."""
     fields: dict[str, object] = {"key": message_key(queue, message.number)}

@@ -9,7 +9,9 @@
 --        [7] how far it has read the history  [8] '1' if its consumers have room for more
 --        [9] most messages  [10] most bytes (one message more may pass it)
 --        [11] history_count  [12] history_seconds  [13] history_bytes  [14] batch
--- reply  {epoch, position, entries missed, 1 if more can be had now, history entries, handed}
+--        [15] the generation of the history that it has read ('' = none yet)
+-- reply  {epoch, position, entries missed, 1 if more can be had now, history entries, handed,
+--         generation}
 --        history entries: {number and time sent as two doubles, then the record, ...}
 --        handed: {number, record, ...} for one consumer each
 -- cost   O(1) a message moved or read, O(nodes); O(log n) for a message assigned elsewhere
@@ -22,11 +24,13 @@ local history_bytes_limit = tonumber(ARGV[13])
 
 local now = clock()
 local fields = redis.call('HMGET', RECORD, 'status', 'policy', 'epoch', 'sent', 'turn',
-  'history_bytes')
+  'history_bytes', 'generation')
 local started, roundrobin = fields[1] ~= '0', fields[2] == '2'
 local epoch, sent, turn = tonumber(fields[3] or 0), tonumber(fields[4] or 0), tonumber(fields[5] or 0)
 local history_bytes = tonumber(fields[6] or 0)
--- Redis may have lost what this node has read already; then what comes next is new to it.
+-- Redis may have lost what this node has read already; then all of the history is new to it.
+local generation = fields[7] or ''
+if ARGV[15] ~= '' and ARGV[15] ~= generation then position = 0 end
 position = math.min(position, sent)
 
 -- The live nodes, in the order of their names, which is the same in every call.
@@ -92,7 +96,8 @@ local function broadcast()
   sent = sent + #numbers
   trim_history(lowest)
   redis.call('EXPIRE', HISTORY, math.max(1, history_seconds))
-  redis.call('HSET', RECORD, 'sent', sent, 'history_bytes', history_bytes)
+  if generation == '' then generation = score(now) end
+  redis.call('HSET', RECORD, 'sent', sent, 'history_bytes', history_bytes, 'generation', generation)
   if #nodes > 1 then wake(node) end
 end
 
@@ -190,4 +195,5 @@ if position < sent or (started and redis.call('EXISTS', READY) == 1)
       '[' .. node .. ':', '(' .. node .. ';') > 0 then
   more = 1
 end
-return {epoch, position, missed, more, entries, interleave(handed_numbers, handed_records)}
+return {epoch, position, missed, more, entries, interleave(handed_numbers, handed_records),
+  generation}
