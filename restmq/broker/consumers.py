@@ -43,15 +43,17 @@ class Consumer(ABC):
     ``ended`` becomes done when the stream must end, with the reason as its result.
     """
 
-    __slots__ = ("encoding", "ended", "epoch", "progress", "share")
+    __slots__ = ("encoding", "ended", "epoch", "handed_bytes", "progress", "share")
 
     def __init__(self, encoding: Encoding) -> None:
         self.encoding = encoding
         self.ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self.epoch = 0
         """The queue's epoch when this consumer joined; a later one ends the stream."""
-        self.progress = 0
-        """Bytes that were unsent at the last keep-alive; 0 for none."""
+        self.handed_bytes = 0
+        """Bytes that the broker has written to it so far."""
+        self.progress: int | None = None
+        """How many of these it had taken at the last keep-alive; None if all."""
         self.share: list[tuple[Message, int]] = []
         """Round-robin messages of the last write, each with its size in bytes, until sent."""
 

@@ -17,13 +17,12 @@ backlog flows at the pace of the fastest.
 import asyncio
 import contextlib
 import logging
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from restmq.broker.commit import Committer
 from restmq.broker.consumers import Consumer, Encoding, End
-from restmq.broker.message import Message
+from restmq.broker.message import Message, messages_from_history, messages_from_pairs
 from restmq.broker.scripts import DELIVERED, HistoryLimits, Reply, Scripts
 from restmq.errors import RestMQError, Unavailable
 
@@ -34,7 +33,6 @@ NODE_LIFETIME_SECONDS = 15.0
 
 MAX_MESSAGES_PER_CALL = 256
 MAX_BYTES_PER_CALL = 1024 * 1024
-_HISTORY_HEAD_BYTES = 16
 _RETRY_SECONDS = 0.25
 _BLOCKED_SECONDS = 0.05
 _SLICE = 200
@@ -78,7 +76,7 @@ class Stream:
 
     def has_room(self) -> bool:
         """Return whether any consumer could take more at once."""
-        return any(consumer.unsent_bytes == 0 for consumer in self.consumers)
+        return any(c.is_open and c.unsent_bytes == 0 for c in self.consumers)
 
     def rotation(self) -> Iterator[Consumer]:
         """Yield the consumers in turn for ever, preferring those with nothing unsent."""
@@ -132,7 +130,7 @@ class Dispatcher:
     def end_all(self, reason: End) -> None:
         """End every stream of this node."""
         for stream in self._streams.values():
-            for consumer in stream.consumers:
+            for consumer in (*stream.consumers, *stream.joined):
                 consumer.end(reason)
 
     @property
@@ -149,6 +147,8 @@ class Dispatcher:
         stream = self._streams.get(queue)
         if stream is None:
             stream = self._streams[queue] = Stream(queue)
+        elif not stream.count:
+            stream.position = None  # what was sent while nobody was here is not for this one
         stream.joined.add(consumer)
         try:
             epoch, position = await self._announce(stream)
@@ -176,6 +176,7 @@ class Dispatcher:
         with contextlib.suppress(ValueError):
             stream.consumers.remove(consumer)
         self._take_back(stream, consumer)
+        stream.signal.set()  # a pump that waits for room may wait for nobody now
         try:
             await self._announce(stream)
         except Unavailable:
@@ -237,9 +238,9 @@ class Dispatcher:
             logger.warning("%d broadcast messages of %r were missed", missed, stream.queue)
         self._end_purged(stream, epoch)
         if entries:
-            await self._broadcast(stream, _from_history(entries))
+            await self._broadcast(stream, messages_from_history(entries))
         if handed:
-            self._rotate(stream, _from_pairs(handed))
+            self._rotate(stream, messages_from_pairs(handed))
         if more:
             stream.signal.set()
             if not entries and not handed:
@@ -269,11 +270,13 @@ class Dispatcher:
             await asyncio.sleep(_BLOCKED_SECONDS)
             return
         stream.signal.clear()
-        sample = stream.consumers[:_SLICE]
+        able = [consumer for consumer in stream.consumers if consumer.is_open]
+        sample = able[:_SLICE]
         waiting = [self._loop.create_task(consumer.wait_until_sent()) for consumer in sample]
         waiting.append(self._loop.create_task(_wait_for(stream.signal)))
+        timeout = _BLOCKED_SECONDS if len(able) > len(sample) else None
         try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in waiting:
                 task.cancel()
@@ -296,6 +299,7 @@ class Dispatcher:
                 data = encoded[encoding] = encoding.encode(stream.queue, messages)
             if not consumer.offer(data, limit):
                 self._cut_off(stream, consumer)
+            consumer.handed_bytes += len(data)
             step = _WRITES_PER_BUSY_TURN if self._committer.is_busy else _WRITES_PER_TURN
             if index % step == 0:
                 await asyncio.sleep(0)
@@ -312,6 +316,7 @@ class Dispatcher:
         for consumer, share in shares.items():
             parts = [consumer.encoding.encode(stream.queue, [message]) for message in share]
             consumer.share += zip(share, map(len, parts), strict=True)
+            consumer.handed_bytes += sum(map(len, parts))
             consumer.write(b"".join(parts))
             # The event loop writes when this round of callbacks is over; look after that.
             self._loop.call_soon(self._note_sent, consumer)
@@ -368,12 +373,14 @@ class Dispatcher:
 
     def _check(self, stream: Stream, consumer: Consumer) -> None:
         unsent = consumer.unsent_bytes
-        if unsent and consumer.progress and unsent >= consumer.progress:
+        taken = consumer.handed_bytes - unsent
+        if unsent and consumer.progress is not None and taken <= consumer.progress:
             self._cut_off(stream, consumer)
             return
-        consumer.progress = unsent
+        consumer.progress = taken if unsent else None
         if not unsent and not consumer.ended.done():
             ping = consumer.encoding.keep_alive
+            consumer.handed_bytes += len(ping)
             if ping:
                 consumer.write(ping)
 
@@ -386,14 +393,3 @@ async def _forget_when_sent(consumer: Consumer) -> None:
 
 async def _wait_for(event: asyncio.Event) -> None:
     await event.wait()
-
-
-def _from_history(entries: Sequence[bytes]) -> list[Message]:
-    """Read history entries: the number and the time sent as doubles, then the record."""
-    unpack = struct.Struct(">dd").unpack_from
-    return [Message(int(unpack(entry)[0]), entry[_HISTORY_HEAD_BYTES:]) for entry in entries]
-
-
-def _from_pairs(pairs: Sequence[int | bytes]) -> list[Message]:
-    numbers, records = pairs[::2], pairs[1::2]
-    return [Message(int(n), bytes(r)) for n, r in zip(numbers, records, strict=True)]

@@ -13,11 +13,13 @@ old records stay readable for as long as their queue is not empty.
 """
 
 import struct
+from collections.abc import Sequence
 
 import msgspec
 
 _HEAD = struct.Struct(">ddH")
 _ATTRIBUTES_LENGTH = struct.Struct(">H")
+_HISTORY_HEAD = struct.Struct(">dd")
 _PLAIN = _ATTRIBUTES_LENGTH.pack(0)
 
 
@@ -72,3 +74,15 @@ def pack(value: bytes, content_type: str | None = None) -> bytes:
         return _PLAIN + value
     attributes = _encode_attributes(Attributes(content_type=content_type))
     return _ATTRIBUTES_LENGTH.pack(len(attributes)) + attributes + value
+
+
+def messages_from_pairs(pairs: Sequence[int | bytes]) -> list[Message]:
+    """Read a reply of scripts: number, record, number, record, and so on."""
+    numbers, records = pairs[::2], pairs[1::2]
+    return [Message(int(n), bytes(r)) for n, r in zip(numbers, records, strict=True)]
+
+
+def messages_from_history(entries: Sequence[bytes]) -> list[Message]:
+    """Read entries of a history: the number and the time sent as doubles, then the record."""
+    size, unpack = _HISTORY_HEAD.size, _HISTORY_HEAD.unpack_from
+    return [Message(int(unpack(entry)[0]), entry[size:]) for entry in entries]

@@ -62,14 +62,6 @@ class TestWebSocketFrames:
             pytest.param(masked(0x81, b"\xff\xff"), 1007, id="text that is not UTF-8"),
             pytest.param(b"\x81\xff" + struct.pack(">Q", 2**62), 1009, id="huge length"),
             pytest.param(b"\x81\xff" + b"\xff" * 8, 1009, id="negative length"),
-            pytest.param(
-                b"\x81\x02hi",
-                1002,
-                id="no mask",
-                marks=pytest.mark.xfail(
-                    strict=True, reason="aiohttp's reader does not ask clients for a mask"
-                ),
-            ),
         ],
     )
     async def test_that_are_broken_end_the_connection_and_nothing_else(

@@ -47,8 +47,10 @@ local function live_nodes()
     end
   end
   -- Written only when it says something new: an entry is a write, and a write is an fsync.
+  -- A position counts as new at once where what this node has read holds up the others.
   if not known or known.count ~= consumers or known.deadline - now < lifetime * 2 / 3
-      or position - known.read >= 100 then
+      or position - known.read >= 100
+      or position > known.read and history_bytes > history_bytes_limit then
     redis.call('HSET', NODES, node, pack_node(consumers, now + lifetime, position))
   end
   nodes[#nodes + 1] = {name = node, consumers = consumers, read = position}
@@ -179,9 +181,11 @@ local function read_history()
   return entries, missed
 end
 
-collect()
-if started and has_room then
-  if roundrobin then rotate() else broadcast() end
+if has_room then
+  collect()
+  if started then
+    if roundrobin then rotate() else broadcast() end
+  end
 end
 local entries, missed = {}, 0
 if position < sent then entries, missed = read_history() end
