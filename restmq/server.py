@@ -162,16 +162,23 @@ class Node:
         try:
             await site.start()
             self.port = self._runner.addresses[0][1]
-            if settings.syslog_port:
-                await self._syslog.open(settings.listen, settings.syslog_port, reuse_port=shared)
         except OSError as error:
             raise _cannot_listen(settings.listen, settings.port, error) from error
+        await self._open_syslog(shared)
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(server.close_silent_connections(), name="silent-connections"),
             loop.create_task(self.access.watch(), name="acl-watch"),
         ]
         logger.info("RestMQ serves on http://%s:%d", _for_url(settings.listen), self.port)
+
+    async def _open_syslog(self, shared: bool) -> None:
+        host, port = self._settings.listen, self._settings.syslog_port
+        if port:
+            try:
+                await self._syslog.open(host, port, reuse_port=shared)
+            except OSError as error:
+                raise _cannot_listen(host, port, error) from error
 
     async def close(self) -> None:
         """Drain: accept no more, end the streams, let requests finish, and leave Redis."""
@@ -252,6 +259,7 @@ async def _serve(settings: Settings, access: Access) -> int:
             settings = stack.enter_context(reserved_port(settings))
             pool = WorkerPool(settings, redis_url, run_worker)
             await stack.enter_async_context(pool)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, pool.hang_up)
             await pool.run_until(stop)
         logger.info("stopping")
     return 0

@@ -150,7 +150,7 @@ class Settings:
     )
     history_count: int = knob(
         1000,
-        "Recent messages kept per broadcast queue, so that a broken stream can resume.",
+        "Recent messages kept per broadcast queue, for nodes that lag behind.",
         minimum=0,
         maximum=1_000_000,
     )

@@ -82,6 +82,12 @@ class WorkerPool:
             if watcher.done():
                 watcher.result()
 
+    def hang_up(self) -> None:
+        """Pass SIGHUP on, by which workers read acl.conf again."""
+        for process in self._processes:
+            if process is not None and process.pid is not None and process.is_alive():
+                os.kill(process.pid, signal.SIGHUP)
+
     async def _watch(self, index: int) -> None:
         """Run one worker after the other in this place."""
         while not self._stopping:

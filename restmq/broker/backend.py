@@ -10,7 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 import hiredis
 import redis.asyncio
@@ -50,6 +50,10 @@ def _client_options() -> dict[str, Any]:
     }
 
 
+class NotSentError(StoreUnavailable):
+    """Redis could not even be reached, so nothing was changed."""
+
+
 class Backend(ABC):
     """Sends calls to Redis; ``description`` names it to people, without its password."""
 
@@ -63,8 +67,9 @@ class Backend(ABC):
         A call that Redis refused is answered by an error in its place. Scripts that Redis does
         not know (it was restarted) are loaded and their calls, which did nothing, sent again.
         Raises ``StoreUnavailable`` when the connection fails, or anything else does, so that no
-        outcome is known.
+        outcome is known; ``NotSentError`` if there was no connection to begin with.
         """
+        await self._reach()
         try:
             async with asyncio.timeout(ROUND_TRIP_TIMEOUT_SECONDS):
                 replies = await self._exchange(calls)
@@ -89,6 +94,18 @@ class Backend(ABC):
             _translate(reply) if isinstance(reply, redis_errors.RedisError) else reply
             for reply in replies
         ]
+
+    async def _reach(self) -> None:
+        try:
+            async with asyncio.timeout(ROUND_TRIP_TIMEOUT_SECONDS):
+                await self._connect()
+        except (*CONNECTION_ERRORS, TimeoutError) as error:
+            await self._reset()
+            raise NotSentError(f"Redis is out of reach: {str(error) or 'no answer'}") from error
+
+    @abstractmethod
+    async def _connect(self) -> None:
+        """See to it that there is a connection."""
 
     @abstractmethod
     async def _exchange(self, calls: Sequence[Call]) -> list[Reply]:
@@ -125,20 +142,31 @@ def _translate(error: redis_errors.RedisError) -> RestMQError:
         | redis_errors.TimeoutError,
     )
     if cannot_serve or text.startswith(_CANNOT_SERVE):
-        return StoreUnavailable(f"Redis cannot take this now: {text}")
+        logger.warning("Redis cannot take a call now: %s", text)
+        return StoreUnavailable("Redis cannot take this now")
     logger.error("Redis refused a call: %s", text)
-    return RestMQError(f"Redis refused a call: {text}")
+    return RestMQError("Redis refused a call; the server's log says why")
 
 
 class InstanceBackend(Backend):
     """One Redis instance, over one connection that is kept for all round trips."""
 
     def __init__(
-        self, client: redis.asyncio.Redis, description: str, scripts: Sequence[Script]
+        self,
+        client: redis.asyncio.Redis,
+        description: str,
+        scripts: Sequence[Script],
+        sentinels: Sequence[redis.asyncio.Redis] = (),
     ) -> None:
         super().__init__(description, scripts)
         self._client = client
+        self._sentinels = sentinels
         self._connection: AbstractConnection | None = None
+
+    async def _connect(self) -> None:
+        connection = await self._connected()
+        if not connection.is_connected:
+            await connection.connect()  # type: ignore[no-untyped-call]
 
     async def _connected(self) -> AbstractConnection:
         if self._connection is None:
@@ -184,7 +212,8 @@ class InstanceBackend(Backend):
     async def close(self) -> None:
         """Close every connection."""
         await self._reset()
-        await self._client.aclose()
+        for client in (self._client, *self._sentinels):
+            await client.aclose()
 
 
 class ClusterBackend(Backend):
@@ -194,8 +223,10 @@ class ClusterBackend(Backend):
         super().__init__(description, scripts)
         self._cluster = cluster
 
-    async def _exchange(self, calls: Sequence[Call]) -> list[Reply]:
+    async def _connect(self) -> None:
         await self._cluster.initialize()
+
+    async def _exchange(self, calls: Sequence[Call]) -> list[Reply]:
         pipeline = self._cluster.pipeline()
         for call in calls:
             pipeline.execute_command(*call.command())
@@ -226,9 +257,9 @@ class ClusterBackend(Backend):
 
 
 def _without_password(url: str) -> str:
-    parts = urlsplit(url)
+    parts = urlsplit(url)._replace(query="")  # which may hold a password too
     if parts.password is None:
-        return url
+        return urlunsplit(parts)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
 
@@ -268,8 +299,8 @@ def _credentials(url: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if "@" in netloc:
         login = urlsplit("//" + netloc.rpartition("@")[0] + "@host")
-        options["username"] = login.username or None
-        options["password"] = login.password
+        options["username"] = unquote(login.username or "") or None
+        options["password"] = unquote(login.password or "") or None
     if dict(parse_qsl(urlsplit(url).query)).get("tls") in ("1", "true"):
         options["ssl"] = True
     return options
@@ -291,4 +322,4 @@ def _open_sentinel(url: str, description: str, scripts: Sequence[Script]) -> Bac
     client = sentinel.master_for(
         service, db=int(database or 0), **_client_options(), **_credentials(url)
     )
-    return InstanceBackend(client, description, scripts)
+    return InstanceBackend(client, description, scripts, sentinel.sentinels)

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 
-from restmq.broker.backend import Backend
+from restmq.broker.backend import Backend, NotSentError
 from restmq.broker.message import Message
 from restmq.broker.scripts import POPPED, TAKEN, Call, Reply, Scripts
 from restmq.errors import Overloaded, RestMQError, StoreUnavailable
@@ -23,8 +23,12 @@ logger = logging.getLogger(__name__)
 
 MAX_PENDING_OPERATIONS = 50_000
 MAX_PENDING_BYTES = 256 * 1024 * 1024
-GATHERING_TURNS = 3
-"""Turns of the event loop between two round trips; measured, see benchmarks."""
+GATHERING_TURNS = 8
+GATHERED_SHARE = 0.8
+"""How many turns of the event loop a round trip waits for which share of those it served last."""
+
+MAX_PUT_BACKS = 500
+"""Calls that put messages back which go into one round trip."""
 
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 """Message bodies that go into one round trip, or are taken by one call; one body may pass it."""
@@ -172,6 +176,8 @@ class Committer:
         self._arrived = asyncio.Event()
         self._lost: list[Call] = []
         self._round_trips = 0
+        self._restores = 0
+        self._crowd = 0
         self._task: asyncio.Task[None] | None = None
         self._closing = False
 
@@ -257,7 +263,8 @@ class Committer:
     def give_back(self, queue: str, messages: Sequence[Message]) -> None:
         """Put messages that reached nobody back at the head of the queue, in their order."""
         pairs = [(message.number, message.record) for message in messages]
-        self.put_back(self._scripts.restore(queue, pairs))
+        self._restores += 1
+        self.put_back(self._scripts.restore(queue, str(self._restores), pairs))
 
     def put_back(self, call: Call) -> None:
         """Send a call that puts messages back, in the next round trip and until it is done."""
@@ -314,18 +321,28 @@ class Committer:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            # Requests that have already arrived join in: a round trip and its fsync cost nearly
-            # the same for many as for few. Without load these turns of the loop take microseconds.
-            for _ in range(GATHERING_TURNS):
-                await asyncio.sleep(0)
+            await self._gather()
             batch = self._next_batch()
             await self._round_trip(batch)
             self._pending_operations -= batch.operations
+            self._crowd = batch.operations + self._pending_operations
             self._pending_bytes -= batch.total_bytes
+
+    async def _gather(self) -> None:
+        """Let most of those who were answered last time come back, for a few turns of the loop.
+
+        A round trip and its fsync cost nearly the same for many as for few, so batches should be
+        large; but not of everyone, because then there would be nothing to do while Redis works.
+        """
+        wanted = self._crowd * GATHERED_SHARE
+        for _ in range(GATHERING_TURNS):
+            if self._pending_operations >= wanted:
+                return
+            await asyncio.sleep(0)
 
     async def _round_trip(self, batch: _Batch) -> None:
         # What was lost is put back first, before a later take can overwrite its record.
-        lost, self._lost = self._lost, []
+        lost, self._lost = self._lost[:MAX_PUT_BACKS], self._lost[MAX_PUT_BACKS:]
         self._round_trips += 1
         batch_name = str(self._round_trips)
         groups = list(batch.groups.values())
@@ -333,7 +350,8 @@ class Committer:
         try:
             replies = await self._backend.execute(calls)
         except StoreUnavailable as error:
-            self._lost = lost + self._undo(groups, batch_name) + self._lost
+            undo = [] if isinstance(error, NotSentError) else self._undo(groups, batch_name)
+            self._lost = lost + undo + self._lost
             for group in groups:
                 group.fail(error)
             await self._pause_after_failure()

@@ -73,6 +73,13 @@ class Consumer(ABC):
     def unsent_bytes(self) -> int:
         """Return how many bytes the kernel has not taken yet."""
 
+    def ping(self) -> None:
+        """Send a sign of life, if the format has one."""
+        ping = self.encoding.keep_alive
+        if ping:
+            self.handed_bytes += len(ping)
+            self.write(ping)
+
     @property
     @abstractmethod
     def is_connected(self) -> bool:

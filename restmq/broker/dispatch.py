@@ -179,7 +179,7 @@ class Dispatcher:
         stream.signal.set()  # a pump that waits for room may wait for nobody now
         try:
             await self._announce(stream)
-        except Unavailable:
+        except RestMQError:
             return  # the heartbeat says it again
         self._drop_if_empty(stream)
 
@@ -231,14 +231,18 @@ class Dispatcher:
             stream.signal.set()
             await asyncio.sleep(_RETRY_SECONDS)
             return
-        epoch, position, missed, more, entries, handed, generation = reply
+        epoch, position, missed, more, entries, handed, generation, other_nodes = reply
         stream.position = position
         stream.generation = generation.decode()
         if missed:
             logger.warning("%d broadcast messages of %r were missed", missed, stream.queue)
         self._end_purged(stream, epoch)
         if entries:
-            await self._broadcast(stream, messages_from_history(entries))
+            messages = messages_from_history(entries)
+            if other_nodes or any(consumer.is_open for consumer in stream.consumers):
+                await self._broadcast(stream, messages)
+            else:  # the last consumer left while they were fetched
+                self._committer.give_back(stream.queue, messages)
         if handed:
             self._rotate(stream, messages_from_pairs(handed))
         if more:
@@ -268,6 +272,8 @@ class Dispatcher:
         """Wait until a consumer has sent what it holds, or there is something new to look at."""
         if had_room:  # another node has yet to read the history
             await asyncio.sleep(_BLOCKED_SECONDS)
+            return
+        if not stream.consumers:  # the last one left meanwhile
             return
         stream.signal.clear()
         able = [consumer for consumer in stream.consumers if consumer.is_open]
@@ -330,7 +336,8 @@ class Dispatcher:
 
     def _take_back(self, stream: Stream, consumer: Consumer) -> None:
         lost = consumer.reclaim()
-        if lost:
+        purged = consumer.ended.done() and consumer.ended.result() is End.PURGED
+        if lost and not purged:
             self._committer.give_back(stream.queue, lost)
 
     def _cut_off(self, stream: Stream, consumer: Consumer) -> None:
@@ -356,7 +363,7 @@ class Dispatcher:
                     await asyncio.sleep(0)
 
     async def _leave_again(self, stream: Stream) -> None:
-        with contextlib.suppress(Unavailable):
+        with contextlib.suppress(RestMQError):
             await self._announce(stream)
             self._drop_if_empty(stream)
 
@@ -379,10 +386,7 @@ class Dispatcher:
             return
         consumer.progress = taken if unsent else None
         if not unsent and not consumer.ended.done():
-            ping = consumer.encoding.keep_alive
-            consumer.handed_bytes += len(ping)
-            if ping:
-                consumer.write(ping)
+            consumer.ping()
 
 
 async def _forget_when_sent(consumer: Consumer) -> None:

@@ -43,7 +43,8 @@ class QueueKeys(NamedTuple):
     history: str
     """List: broadcast messages, oldest first, which every node reads from its position."""
     taken: str
-    """String: the last reply of one flavour to this node, to undo it if it was lost; expires."""
+    """String: the last reply of one flavour to this node, to undo it if it was lost; or list: the
+    names of its latest calls that put messages back, which are done once. Expires."""
 
 
 def queue_keys(queue: str, node: str, flavour: str = "") -> QueueKeys:

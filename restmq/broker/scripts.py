@@ -46,6 +46,9 @@ def _load(name: str) -> Script:
 POPPED, TAKEN, DELIVERED = "popped", "taken", "delivered"
 """Flavours of replies that hold messages; the last of each can be undone."""
 
+RESTORED = "restored"
+"""The flavour of calls that put messages back; those of late are known by their names."""
+
 
 class HistoryLimits(NamedTuple):
     """How much of a queue's broadcast messages is kept; whatever limit is met first counts."""
@@ -103,10 +106,13 @@ class Scripts:
         own = (batch, count, max_bytes, "1" if remember else "")
         return self._call(self._take, queue, *own, flavour=flavour)
 
-    def restore(self, queue: str, messages: Iterable[tuple[int, bytes]]) -> Call:
-        """Put messages that reached nobody back: pairs of number and stored record."""
+    def restore(self, queue: str, name: str, messages: Iterable[tuple[int, bytes]]) -> Call:
+        """Put messages that reached nobody back: pairs of number and stored record.
+
+        ``name`` tells this call from others of this node, so that it can be sent again.
+        """
         own = [word for message in messages for word in message]
-        return self._call(self._restore, queue, "", *own)
+        return self._call(self._restore, queue, "", name, *own, flavour=RESTORED)
 
     def restore_reply(self, queue: str, flavour: str, batch: str) -> Call:
         """Put back all that one reply held, if it was this node's last of its flavour."""

@@ -46,7 +46,7 @@ class CollectdEndpoint:
         body = await read_body(request)
         try:
             msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(f"the body is not valid JSON: {error}") from None
         return body
 

@@ -118,6 +118,8 @@ class RestEndpoint:
             if body is None:
                 raise InvalidInput("value or msg is missing (or send the value as a raw body)")
             value, content_type = body, request.headers.get("Content-Type")
+            if content_type is not None and not content_type.isascii():
+                raise InvalidInput("the Content-Type must be ASCII")
         number = await self._broker.add(
             queue, value, ttl_seconds=ttl_seconds, content_type=content_type
         )

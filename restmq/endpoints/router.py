@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[Request, str], Awaitable[web.StreamResponse]]
 
 PREFLIGHT_SECONDS = 600
+_FOREIGN_SITES = ("cross-site", "same-site")
 _ALLOWED_METHODS = "GET, POST, PUT, PATCH, DELETE"
 _DEFAULT_ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
 
@@ -58,6 +59,10 @@ class OriginRules:
     def allows(self, origin: str) -> bool:
         """Return whether the settings name this origin."""
         return "*" in self._allowed or origin.lower() in self._allowed
+
+    def names(self, origin: str) -> bool:
+        """Return whether the settings name it in full, not just as one of all."""
+        return origin.lower() in self._allowed
 
     @staticmethod
     def is_same(origin: str, host: str) -> bool:
@@ -96,6 +101,11 @@ class Router:
             return await route.handler(request, name)
         except RestMQError as error:
             return self._refuse(request, error)
+        except (web.HTTPException, ConnectionError):
+            raise
+        except Exception:
+            logger.exception("%s %s failed", request.method, request.rel_url.raw_path)
+            return error_reply(RestMQError("something failed here; the server's log says what"))
 
     def _admit(self, request: Request) -> tuple[Route, str]:
         """Find the route and what follows its segment; raises if the peer may not use it."""
@@ -112,6 +122,8 @@ class Router:
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is not None:
             self._check_origin(request, route, origin)
+        elif request.headers.get("Sec-Fetch-Site") in _FOREIGN_SITES:
+            self._check_embedding(request, route)
         for section in route.sections:
             if not self._access.is_open(section):
                 self.check_access(request, section)
@@ -153,13 +165,20 @@ class Router:
             return False
         return any(parsed in network for network in self._proxies)
 
+    def _check_embedding(self, request: Request, route: Route) -> None:
+        """Refuse what a foreign page makes a browser load without an Origin, as scripts are."""
+        if not route.changes or not (route.segment or "?" in request.raw_path):
+            return
+        referrer = urlsplit(request.headers.get("Referer", ""))
+        origin = f"{referrer.scheme}://{referrer.netloc}"
+        if not self._origins.allows(origin):
+            raise _foreign(origin)
+
     def _check_origin(self, request: Request, route: Route, origin: str) -> None:
         if self._origins.allows(origin):
-            request.cors = _cors(origin)
+            request.cors = _cors(origin, self._origins.names(origin))
         elif route.changes and not self._origins.is_same(origin, request.host):
-            raise ForeignOrigin(
-                f"pages of {origin[:200]} may not do this; the setting allowed_origins can let them"
-            )
+            raise _foreign(origin)
 
     def _other_route(self, request: Request, methods: dict[str, Route]) -> Route:
         """Find what serves a method that the table does not name for this path."""
@@ -196,13 +215,18 @@ def _preflight_reply(request: Request, allowed: str) -> Reply:
     return Reply(status=204, headers=headers)
 
 
-def _cors(origin: str) -> list[tuple[str, str]]:
-    return [
-        ("Access-Control-Allow-Origin", origin),
-        ("Access-Control-Allow-Credentials", "true"),
-        ("Access-Control-Expose-Headers", "*"),
-        ("Vary", "Origin"),
-    ]
+def _foreign(origin: str) -> ForeignOrigin:
+    return ForeignOrigin(
+        f"pages of {origin[:200]} may not do this; the setting allowed_origins can let them"
+    )
+
+
+def _cors(origin: str, named: bool) -> list[tuple[str, str]]:
+    """Return the header lines for a page of this origin; only a named one may send passwords."""
+    lines = [("Access-Control-Expose-Headers", "Retry-After"), ("Vary", "Origin")]
+    if named:
+        lines.append(("Access-Control-Allow-Credentials", "true"))
+    return [("Access-Control-Allow-Origin", origin if named else "*"), *lines]
 
 
 def _decode_path(path: str) -> str:

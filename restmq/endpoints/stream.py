@@ -18,10 +18,12 @@ from restmq.broker.consumers import Consumer, Encoding, End
 from restmq.endpoints.formats import CometEncoding, SseEncoding, WebSocketEncoding
 from restmq.endpoints.router import Route
 from restmq.endpoints.web import (
+    JAVASCRIPT,
     TEXT,
     Parameters,
     Reply,
     Request,
+    client_is_gone,
     query_parameters,
 )
 from restmq.errors import InvalidInput
@@ -137,6 +139,9 @@ class PollConsumer(Consumer):
         super().end(reason)
         self.arrived.set()
 
+    def ping(self) -> None:
+        """Do nothing: a reply is no stream."""
+
     def cut_off(self) -> None:
         """Do nothing: the reply is short and on its way."""
 
@@ -180,10 +185,12 @@ class StreamEndpoint:
         chunked = wait_seconds is None and request.version >= HttpVersion11
         callback = parameters.callback()
         encoding = self._encoding(server_sent_events, callback, chunked)
+        content_type = TEXT if callback is None else JAVASCRIPT
+        if server_sent_events:
+            content_type = EVENT_STREAM
         if wait_seconds is not None:
-            content_type = EVENT_STREAM if server_sent_events else TEXT
             return await self._poll(request, queue, encoding, wait_seconds, content_type)
-        response = _stream_response(server_sent_events)
+        response = _stream_response(content_type)
         response.headers.extend(request.cors)
         if chunked:
             response.enable_chunked_encoding()
@@ -218,10 +225,13 @@ class StreamEndpoint:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_seconds or _NO_WAIT_SECONDS):
                     await consumer.arrived.wait()
-            body = consumer.reply() if request.transport is not None else b""
+            body = b"" if client_is_gone(request) else consumer.reply()
+            held = [message for message, _ in consumer.share]
         finally:
             consumer.finish()
             await self._broker.leave(queue, consumer)
+        if body and client_is_gone(request):  # it went while Redis was told
+            self._broker.give_back(queue, held)
         return Reply(body, content_type=content_type) if body else Reply(status=204)
 
     async def get_websocket(self, request: Request, queue: str) -> web.StreamResponse:
@@ -257,12 +267,16 @@ def _wants_events(request: Request, parameters: Parameters) -> bool:
     return wanted == "sse"
 
 
-def _stream_response(server_sent_events: bool) -> web.StreamResponse:
-    if server_sent_events:
+def _stream_response(content_type: str) -> web.StreamResponse:
+    if content_type == EVENT_STREAM:
         return EventStreamResponse()
-    return web.StreamResponse(
-        headers={"Content-Type": TEXT, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    )
+    headers = {
+        "Content-Type": content_type,
+        "Cache-Control": "no-cache",
+        "X-Accel-Buffering": "no",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return web.StreamResponse(headers=headers)
 
 
 async def _echo_until_end(response: web.WebSocketResponse, consumer: Consumer) -> None:

@@ -44,7 +44,10 @@ MAX_FORM_FIELDS = 1000
 
 _CALLBACK = re.compile(r"[A-Za-z_$][A-Za-z0-9_$.]{0,127}")
 _SERVER = f"RestMQ/{__version__}"
-_BIG_REPLY_BYTES = 64 * 1024
+_UNREAD_BYTES = 64 * 1024
+"""Replies that a client has not read may be so long before it gets no more of them."""
+_THREAD_BYTES = 256 * 1024
+"""Forms longer than this are taken apart in a thread."""
 
 encode_json = msgspec.json.Encoder().encode
 
@@ -107,8 +110,8 @@ class Reply(web.StreamResponse):
             body = b""
             self._body_length = 0
         transport.write(b"%bDate: %b\r\n%b\r\n%b" % (start, date, more, body))
-        if len(body) > _BIG_REPLY_BYTES:
-            await request.writer.drain()
+        if transport.get_write_buffer_size() > _UNREAD_BYTES:
+            await _wait_for_reader(request, transport)
 
     def _further_lines(self, request: Request) -> bytes:
         """Return the header lines that most replies do not have."""
@@ -122,6 +125,14 @@ class Reply(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Do nothing: all was written at once."""
+
+
+async def _wait_for_reader(request: Request, transport: asyncio.Transport) -> None:
+    try:
+        async with asyncio.timeout(request.body_timeout_seconds):
+            await request.writer.drain()
+    except TimeoutError:
+        transport.abort()
 
 
 class Parameters:
@@ -181,10 +192,9 @@ _NO_PARAMETERS = Parameters({})
 
 def _parse_urlencoded(text: bytes) -> dict[bytes, bytes]:
     values = {}
-    pairs = text.split(b"&")
-    if len(pairs) > MAX_FORM_FIELDS:
+    if text.count(b"&") >= MAX_FORM_FIELDS:
         raise InvalidInput(f"a form may have at most {MAX_FORM_FIELDS} fields")
-    for pair in pairs:
+    for pair in text.split(b"&"):
         name, _, value = pair.partition(b"=")
         values[_unquote(name)] = _unquote(value)
     return values
@@ -227,6 +237,8 @@ async def read_body(request: Request) -> bytes:
         raise _too_large(limit) from None
     except TimeoutError:
         raise InvalidInput("the request body did not arrive in time") from None
+    except web.RequestPayloadError as error:
+        raise InvalidInput(f"the request body cannot be read: {error}") from None
 
 
 def _too_large(limit: int) -> TooLarge:
@@ -241,7 +253,11 @@ async def read_parameters(request: Request) -> tuple[Parameters, bytes | None]:
     """
     kind = request.content_type
     if kind == "application/x-www-form-urlencoded":
-        values = _parse_urlencoded(await read_body(request))
+        body = await read_body(request)
+        if len(body) > _THREAD_BYTES:
+            values = await asyncio.to_thread(_parse_urlencoded, body)
+        else:
+            values = _parse_urlencoded(body)
         if "?" in request.raw_path:
             query = request.raw_path.partition("?")[2].encode("utf-8", "surrogateescape")
             values = {**_parse_urlencoded(query), **values}
@@ -261,11 +277,12 @@ async def _read_multipart(request: Request) -> dict[bytes, bytes]:
         raise _too_large(request.client_max_size) from None
     except TimeoutError:
         raise InvalidInput("the request body did not arrive in time") from None
-    except (ValueError, AssertionError, RuntimeError) as error:
+    except (ValueError, AssertionError, RuntimeError, web.RequestPayloadError) as error:
         raise InvalidInput(f"the multipart body cannot be read: {error}") from None
     for name, value in form.items():
         if isinstance(value, web.FileField):
-            content = value.file.read()
+            with value.file as file:
+                content = file.read()
         elif isinstance(value, str):
             content = value.encode("utf-8", "surrogateescape")
         else:

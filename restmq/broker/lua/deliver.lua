@@ -11,7 +11,7 @@
 --        [11] history_count  [12] history_seconds  [13] history_bytes  [14] batch
 --        [15] the generation of the history that it has read ('' = none yet)
 -- reply  {epoch, position, entries missed, 1 if more can be had now, history entries, handed,
---         generation}
+--         generation, other live nodes}
 --        history entries: {number and time sent as two doubles, then the record, ...}
 --        handed: {number, record, ...} for one consumer each
 -- cost   O(1) a message moved or read, O(nodes); O(log n) for a message assigned elsewhere
@@ -27,7 +27,7 @@ local fields = redis.call('HMGET', RECORD, 'status', 'policy', 'epoch', 'sent', 
   'history_bytes', 'generation')
 local started, roundrobin = fields[1] ~= '0', fields[2] == '2'
 local epoch, sent, turn = tonumber(fields[3] or 0), tonumber(fields[4] or 0), tonumber(fields[5] or 0)
-local history_bytes = tonumber(fields[6] or 0)
+local history_bytes = redis.call('EXISTS', HISTORY) == 1 and tonumber(fields[6] or 0) or 0
 -- Redis may have lost what this node has read already; then all of the history is new to it.
 local generation = fields[7] or ''
 if ARGV[15] ~= '' and ARGV[15] ~= generation then position = 0 end
@@ -70,7 +70,6 @@ end
 -- Drops from the history what is too much or too old and has been read by every live node.
 local function trim_history(lowest)
   local length = redis.call('LLEN', HISTORY)
-  if length == 0 then history_bytes = 0 end
   while length > 0 and sent - length < lowest do
     local head = redis.call('LINDEX', HISTORY, 0)
     local _, sent_at = struct.unpack('>dd', head)
@@ -97,7 +96,8 @@ local function broadcast()
   call_chunked('RPUSH', HISTORY, entries)
   sent = sent + #numbers
   trim_history(lowest)
-  redis.call('EXPIRE', HISTORY, math.max(1, history_seconds))
+  -- A node that lives may need it for as long as it may stay silent.
+  redis.call('EXPIRE', HISTORY, math.ceil(math.max(history_seconds, 2 * lifetime)))
   if generation == '' then generation = score(now) end
   redis.call('HSET', RECORD, 'sent', sent, 'history_bytes', history_bytes, 'generation', generation)
   if #nodes > 1 then wake(node) end
@@ -200,4 +200,4 @@ if position < sent or (started and redis.call('EXISTS', READY) == 1)
   more = 1
 end
 return {epoch, position, missed, more, entries, interleave(handed_numbers, handed_records),
-  generation}
+  generation, #nodes - 1}

@@ -1,9 +1,12 @@
 -- restore.lua: gives back messages that were taken but reached nobody, to the head of the queue.
 --
 -- ARGV   [4] batch: undoes that reply of this node, if it is the last of the flavour in TAKEN
---        or [4] '' [5...] pairs: number, record
+--        or [4] '' [5] what this node calls this call: a repetition of it does nothing
+--        [6...] pairs: number, record
 -- reply  how many messages came back
--- cost   O(1) a message, O(log n) with a ttl
+-- cost   O(1) a message, O(log n) with a ttl; bounded for the repetition
+
+local RESTORES_KNOWN = 1000
 
 local numbers, records = {}, {}
 if ARGV[4] ~= '' then
@@ -14,7 +17,11 @@ if ARGV[4] ~= '' then
   numbers, records = reply[2], reply[3]
   redis.call('DEL', TAKEN)
 else
-  for index = 5, #ARGV, 2 do
+  if redis.call('LPOS', TAKEN, ARGV[5]) then return 0 end
+  redis.call('RPUSH', TAKEN, ARGV[5])
+  redis.call('LTRIM', TAKEN, -RESTORES_KNOWN, -1)
+  redis.call('EXPIRE', TAKEN, TAKEN_SECONDS)
+  for index = 6, #ARGV, 2 do
     numbers[#numbers + 1] = ARGV[index]
     records[#records + 1] = ARGV[index + 1]
   end
@@ -24,7 +31,7 @@ local now = clock()
 local bodies, deadlines, live = {}, {}, {}
 for index, number in ipairs(numbers) do
   local record = records[index]
-  -- One that is stored is back already: this very call may be a repetition.
+  -- One that is stored is back already.
   if not has_expired(record, now) and redis.call('HEXISTS', MESSAGES, number) == 0 then
     local _, expires = struct.unpack('>dd', record)
     live[#live + 1] = number

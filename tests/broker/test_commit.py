@@ -1,0 +1,651 @@
+"""Group commit: many operations become few calls, and no failure on the way loses one."""
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import pytest
+from redis.asyncio import Redis
+
+from restmq.broker import backend as backend_module
+from restmq.broker import commit
+from restmq.broker.broker import Broker
+from restmq.broker.message import Message
+from restmq.broker.scripts import Call, Reply
+from restmq.errors import Overloaded, RestMQError, StoreUnavailable
+from restmq.redis_process import RedisProcess
+from tests.broker.conftest import MakeBroker, MakeFaultyBroker
+from tests.broker.fakes import FaultyBackend, execute, until
+from tests.support import free_port
+
+MEBIBYTE = 1024 * 1024
+
+
+async def add_all(broker: Broker, queue: str, *values: bytes) -> list[int]:
+    """Add the values in this order and return their numbers."""
+    return list(await asyncio.gather(*(broker.add(queue, value) for value in values)))
+
+
+async def drain(broker: Broker, queue: str) -> list[bytes]:
+    """Take all that is there and return the values."""
+    values = []
+    while messages := await broker.take(queue, 500):
+        values += [message.value for message in messages]
+    return values
+
+
+async def all_at_once(
+    backend: FaultyBackend, operations: list[Awaitable[object]]
+) -> "asyncio.Future[list[object]]":
+    """Start operations while nothing can leave, so that they meet in one round trip."""
+    backend.gate.clear()
+    started = asyncio.gather(*operations, return_exceptions=True)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return started
+
+
+@contextlib.asynccontextmanager
+async def stopped(process_id: int) -> AsyncIterator[None]:
+    """Keep a process from running, as if it hung."""
+    os.kill(process_id, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process_id, signal.SIGCONT)
+
+
+class TestGrouping:
+    async def test_adds_that_wait_together_leave_in_one_call_in_the_order_they_came(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        await broker.add(fresh_name, b"first")
+        backend.round_trips.clear()
+        values = [b"%d" % index for index in range(2000)]
+        assert await add_all(broker, fresh_name, *values) == list(range(2, 2002))
+        assert backend.calls_named("add") <= 3
+        assert await drain(broker, fresh_name) == [b"first", *values]
+
+    async def test_takes_that_wait_together_leave_in_one_call_and_share_in_the_order_they_came(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        await add_all(broker, fresh_name, *[b"%d" % index for index in range(300)])
+        backend.round_trips.clear()
+        shares = await asyncio.gather(*(broker.take(fresh_name) for _ in range(310)))
+        assert backend.calls_named("take") <= 3
+        assert [[m.value for m in share] for share in shares[:300]] == [
+            [b"%d" % index] for index in range(300)
+        ]
+        assert shares[300:] == [[]] * 10
+
+    async def test_operations_on_many_queues_share_one_round_trip(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        names = [f"{fresh_name}-{index}" for index in range(50)]
+        operations = [broker.add(name, b"value") for name in names]
+        backend.round_trips.clear()
+        assert await asyncio.gather(*operations) == [1] * 50
+        assert len(backend.round_trips) <= 3
+
+    async def test_what_arrives_during_a_round_trip_leaves_with_the_next(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        await broker.add(fresh_name, b"0")
+        backend.round_trips.clear()
+        first = await all_at_once(backend, [broker.add(fresh_name, b"1")])
+        rest = await all_at_once(
+            backend, [broker.add(fresh_name, b"%d" % index) for index in range(2, 500)]
+        )
+        backend.gate.set()
+        assert await first == [2]
+        assert await rest == list(range(3, 501))
+        assert len(backend.round_trips) == 2
+
+    async def test_one_operation_after_another_on_one_queue_sees_what_the_one_before_did(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, _ = await make_faulty_broker()
+        for round_number in range(20):
+            value = b"%d" % round_number
+            added = asyncio.ensure_future(broker.add(fresh_name, value))
+            await asyncio.sleep(0)
+            taken = asyncio.ensure_future(broker.take(fresh_name))
+            await added
+            assert [message.value for message in await taken] == [value]
+
+
+class TestBigBodies:
+    async def test_bodies_beyond_one_batch_go_in_several_and_keep_their_order(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        await broker.add(fresh_name, b"small")
+        backend.round_trips.clear()
+        values = [bytes([65 + index]) * (4 * MEBIBYTE - 2) for index in range(5)]
+        assert await add_all(broker, fresh_name, *values) == [2, 3, 4, 5, 6]
+        assert backend.calls_named("add") == 3
+        taken = await asyncio.gather(*(broker.take(fresh_name) for _ in range(6)))
+        assert [share[0].value for share in taken] == [b"small", *values]
+
+    async def test_one_take_gives_no_more_than_a_batch_of_bytes_and_loses_none(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, _ = await make_faulty_broker()
+        values = [bytes([65 + index]) * (3 * MEBIBYTE) for index in range(7)]
+        await add_all(broker, fresh_name, *values)
+        taken: list[bytes] = []
+        while len(taken) < len(values):
+            share = await broker.take(fresh_name, 100)
+            assert share
+            assert sum(len(message.record) for message in share[:-1]) < commit.MAX_BATCH_BYTES
+            taken += [message.value for message in share]
+        assert taken == values
+        assert await broker.take(fresh_name) == []
+
+    async def test_takers_who_wait_together_for_big_bodies_are_all_served(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, _ = await make_faulty_broker()
+        values = [bytes([65 + index]) * (3 * MEBIBYTE) for index in range(9)]
+        await add_all(broker, fresh_name, *values)
+        shares = await asyncio.gather(*(broker.pop(fresh_name) for _ in range(10)))
+        assert [m.value for share in shares for m in share] == values
+        assert [len(share) for share in shares] == [1] * 9 + [0]
+
+    async def test_a_body_beyond_a_whole_batch_is_carried_alone(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(commit, "MAX_BATCH_BYTES", 1000)
+        broker, _ = await make_faulty_broker()
+        values = [b"a" * 10, b"b" * 5000, b"c" * 10, b"d" * 5000, b"e" * 990]
+        await add_all(broker, fresh_name, *values)
+        assert await drain(broker, fresh_name) == values
+
+    async def test_a_list_of_big_bodies_is_cut_short(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, _ = await make_faulty_broker()
+        values = [bytes([65 + index]) * (3 * MEBIBYTE) for index in range(5)]
+        await add_all(broker, fresh_name, *values)
+        assert [m.value for m in await broker.peek(fresh_name, 9)] == values[:3]
+        newest = await broker.peek(fresh_name, 9, newest=True)
+        assert [m.value for m in newest] == values[:1:-1]
+
+
+class TestLimits:
+    async def test_an_operation_too_many_is_refused_and_the_rest_are_done(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        await broker.add(fresh_name, b"first")
+        monkeypatch.setattr(commit, "MAX_PENDING_OPERATIONS", 10)
+        adds: list[Awaitable[object]] = [broker.add(fresh_name, b"%d" % n) for n in range(30)]
+        started = await all_at_once(backend, adds)
+        for refused in (broker.take(fresh_name), broker.stats(fresh_name), broker.ping()):
+            with pytest.raises(Overloaded):
+                await refused
+        backend.gate.set()
+        outcomes = await started
+        assert outcomes[:10] == list(range(2, 12))
+        assert all(isinstance(outcome, Overloaded) for outcome in outcomes[10:])
+        assert await broker.add(fresh_name, b"last") == 12
+        values = [b"first", *[b"%d" % n for n in range(10)], b"last"]
+        assert await drain(broker, fresh_name) == values
+
+    async def test_a_body_too_many_is_refused_and_what_carries_none_still_passes(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        await broker.add(fresh_name, b"first")
+        monkeypatch.setattr(commit, "MAX_PENDING_BYTES", 10_000)
+        adds: list[Awaitable[object]] = [broker.add(fresh_name, b"a" * 998) for _ in range(12)]
+        started = await all_at_once(backend, adds)
+        statistics = asyncio.ensure_future(broker.stats(fresh_name))
+        backend.gate.set()
+        outcomes = await started
+        assert outcomes[:10] == list(range(2, 12))
+        assert [type(outcome) for outcome in outcomes[10:]] == [Overloaded] * 2
+        assert (await statistics).length == 11
+        assert await broker.add(fresh_name, b"a" * 9_998) == 12
+
+    async def test_a_refused_first_message_does_not_make_its_queue_known(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        monkeypatch.setattr(commit, "MAX_PENDING_OPERATIONS", 1)
+        started = await all_at_once(backend, [broker.add(fresh_name, b"value")])
+        backend.gate.set()
+        (outcome,) = await started
+        monkeypatch.undo()
+        if isinstance(outcome, Overloaded):
+            assert fresh_name not in await broker.list_queues(fresh_name[:-1])
+            assert (await broker.stats(fresh_name)).length == 0
+        else:
+            assert outcome == 1
+            assert fresh_name in await broker.list_queues(fresh_name[:-1])
+
+    async def test_operations_after_a_failure_have_the_same_room_as_before(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        await broker.add(fresh_name, b"first")
+        monkeypatch.setattr(commit, "MAX_PENDING_OPERATIONS", 10)
+        monkeypatch.setattr(commit, "MAX_PENDING_BYTES", 10_000)
+        backend.loses = lambda names: "add" in names
+        for _ in range(3):
+            adds: list[Awaitable[object]] = [broker.add(fresh_name, b"a" * 900) for _ in range(10)]
+            started = await all_at_once(backend, adds)
+            backend.gate.set()
+            assert [type(outcome) for outcome in await started] == [StoreUnavailable] * 10
+        backend.loses = lambda names: False
+        assert len(await add_all(broker, fresh_name, *[b"a" * 900] * 10)) == 10
+
+
+class TestCancelling:
+    async def test_the_share_of_a_taker_who_left_falls_to_the_next_in_line(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        await add_all(broker, fresh_name, b"a", b"b")
+        backend.gate.clear()
+        takers = [asyncio.ensure_future(broker.take(fresh_name)) for _ in range(4)]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        takers[0].cancel()
+        takers[2].cancel()
+        backend.gate.set()
+        outcomes = await asyncio.gather(*takers, return_exceptions=True)
+        assert isinstance(outcomes[0], asyncio.CancelledError)
+        assert isinstance(outcomes[2], asyncio.CancelledError)
+        served = [outcome for outcome in outcomes if isinstance(outcome, list)]
+        assert [[m.value for m in share] for share in served] == [[b"a"], [b"b"]]
+
+    @pytest.mark.parametrize("way", ["pop", "take"])
+    async def test_without_a_next_in_line_it_goes_back_to_the_head(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str, way: str
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        await add_all(broker, fresh_name, b"a", b"b", b"c")
+        call = broker.pop if way == "pop" else broker.take
+        backend.gate.clear()
+        takers = [asyncio.ensure_future(call(fresh_name)) for _ in range(3)]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        for taker in takers[:2]:
+            taker.cancel()
+        backend.gate.set()
+        outcomes = await asyncio.gather(*takers, return_exceptions=True)
+        assert isinstance(outcomes[2], list)
+        assert [m.value for m in outcomes[2]] == [b"a"]
+        assert await drain(broker, fresh_name) == [b"b", b"c"]
+
+    async def test_wherever_a_taker_is_cancelled_its_messages_are_still_there(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, _ = await make_faulty_broker()
+        await add_all(broker, fresh_name, *[b"%d" % index for index in range(10)])
+        for turns in range(60):
+            taker = asyncio.ensure_future(broker.take(fresh_name, 3))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if taker.cancel():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await taker
+            else:
+                broker.give_back(fresh_name, taker.result())
+        assert await drain(broker, fresh_name) == [b"%d" % index for index in range(10)]
+
+    async def test_a_publisher_who_left_has_its_message_stored_or_not_but_harms_no_other(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        await broker.add(fresh_name, b"0")
+        backend.gate.clear()
+        adds = [asyncio.ensure_future(broker.add(fresh_name, b"%d" % n)) for n in (1, 2, 3)]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        adds[1].cancel()
+        backend.gate.set()
+        numbers = await asyncio.gather(*adds, return_exceptions=True)
+        stored = {m.number: m.value for m in await broker.peek(fresh_name, 9)}
+        for index in (0, 2):
+            number = numbers[index]
+            assert isinstance(number, int)
+            assert stored[number] == b"%d" % (index + 1)
+
+
+class TestLostReplies:
+    @pytest.mark.parametrize("way", ["pop", "take"])
+    async def test_messages_whose_taking_went_unheard_are_back_at_the_head_once_and_in_order(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str, way: str
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        call = broker.pop if way == "pop" else broker.take
+        values = [b"%d" % index for index in range(100)]
+        await add_all(broker, fresh_name, *values)
+        for _ in range(3):
+            backend.lose_next("take")
+            takes: list[Awaitable[object]] = [call(fresh_name, 7) for _ in range(5)]
+            started = await all_at_once(backend, takes)
+            backend.gate.set()
+            assert [type(outcome) for outcome in await started] == [StoreUnavailable] * 5
+        assert backend.lost_count == 3
+        assert (await broker.stats(fresh_name)).length == 100
+        assert await drain(broker, fresh_name) == values
+
+    async def test_pops_and_takes_lost_together_both_come_back(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        other = fresh_name + "-other"
+        for name in (fresh_name, other):
+            await add_all(broker, name, *[b"%d" % index for index in range(10)])
+        backend.lose_next("take")
+        operations: list[Awaitable[object]] = [
+            broker.take(fresh_name, 2),
+            broker.pop(fresh_name, 2),
+            broker.take(other, 3),
+            broker.pop(other, 3),
+        ]
+        started = await all_at_once(backend, operations)
+        backend.gate.set()
+        assert [type(outcome) for outcome in await started] == [StoreUnavailable] * 4
+        for name in (fresh_name, other):
+            assert sorted(await drain(broker, name)) == [b"%d" % index for index in range(10)]
+
+    async def test_a_lost_putting_back_is_repeated_and_doubles_nothing(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        values = [b"%d" % index for index in range(20)]
+        await add_all(broker, fresh_name, *values)
+        taken = await broker.take(fresh_name, 5)
+        limit = backend.lost_count + 3
+        backend.loses = lambda names: "restore" in names and backend.lost_count < limit
+        broker.give_back(fresh_name, taken)
+        await until(lambda: backend.lost_count == limit)
+        await until(lambda: length_is(broker, fresh_name, 20))
+        assert await drain(broker, fresh_name) == values
+
+    async def test_what_another_took_before_a_putting_back_was_repeated_is_not_put_back_again(
+        self,
+        make_faulty_broker: MakeFaultyBroker,
+        make_instance_broker: MakeBroker,
+        fresh_name: str,
+    ) -> None:
+        (broker, backend), other = await make_faulty_broker(), await make_instance_broker()
+        await add_all(broker, fresh_name, b"a", b"b", b"c")
+        taken = await broker.take(fresh_name, 2)
+        backend.lose_next("restore")
+        broker.give_back(fresh_name, taken)
+        await until(lambda: backend.lost_count)
+        backend.gate.clear()
+        assert [m.value for m in await other.take(fresh_name, 9)] == [b"a", b"b", b"c"]
+        backend.gate.set()
+        await broker.ping()
+        assert await drain(other, fresh_name) == []
+
+    async def test_a_lost_undoing_is_repeated_and_doubles_nothing(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        values = [b"%d" % index for index in range(20)]
+        await add_all(broker, fresh_name, *values)
+        limit = backend.lost_count + 3
+        backend.loses = lambda names: (
+            bool({"take", "restore"} & {*names}) and (backend.lost_count < limit)
+        )
+        with pytest.raises(StoreUnavailable):
+            await broker.take(fresh_name, 5)
+        await until(lambda: backend.lost_count == limit)
+        await until(lambda: length_is(broker, fresh_name, 20))
+        assert await drain(broker, fresh_name) == values
+
+    async def test_a_refused_putting_back_is_repeated_until_redis_takes_it(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        values = [b"%d" % index for index in range(10)]
+        await add_all(broker, fresh_name, *values)
+        refused: list[str] = []
+
+        def refuse(name: str) -> RestMQError | None:
+            if name != "restore" or len(refused) >= 3:
+                return None
+            refused.append(name)
+            return StoreUnavailable("Redis cannot take this now: OOM")
+
+        backend.refuses = refuse
+        broker.give_back(fresh_name, await broker.take(fresh_name, 4))
+        await until(lambda: len(refused) == 3)
+        await until(lambda: length_is(broker, fresh_name, 10))
+        assert await drain(broker, fresh_name) == values
+
+    async def test_an_add_whose_reply_was_lost_is_refused_and_those_after_it_are_numbered_on(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        await broker.add(fresh_name, b"a")
+        backend.lose_next("add")
+        with pytest.raises(StoreUnavailable):
+            await broker.add(fresh_name, b"b")
+        number = await broker.add(fresh_name, b"c")
+        stored = {m.number: m.value for m in await broker.peek(fresh_name, 9)}
+        assert stored[1] == b"a"
+        assert stored[number] == b"c"
+
+    async def test_a_reply_that_makes_no_sense_fails_its_own_operation_only(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        await broker.add(fresh_name, b"a")
+        backend.refuses = lambda name: RestMQError("no") if name == "stats" else None
+        operations: list[Awaitable[object]] = [
+            broker.stats(fresh_name),
+            broker.add(fresh_name, b"b"),
+            broker.get(fresh_name),
+        ]
+        started = await all_at_once(backend, operations)
+        backend.gate.set()
+        outcomes = await started
+        assert isinstance(outcomes[0], RestMQError)
+        assert outcomes[1] == 2
+        assert isinstance(outcomes[2], tuple)
+
+    async def test_a_failure_that_nobody_foresaw_fails_its_round_trip_and_no_other(
+        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broker, backend = await make_faulty_broker()
+        await add_all(broker, fresh_name, b"a", b"b")
+        exchange = backend.inner._exchange
+
+        async def explode(calls: Sequence[Call]) -> list[Reply]:
+            await exchange(calls)
+            monkeypatch.undo()
+            raise LookupError("an error of a library")
+
+        monkeypatch.setattr(backend.inner, "_exchange", explode)
+        async with asyncio.timeout(10):
+            with pytest.raises(StoreUnavailable):
+                await broker.take(fresh_name)
+            assert await drain(broker, fresh_name) == [b"a", b"b"]
+
+
+def has_more_than(items: list[int], count: int) -> bool:
+    """Whether there are more than so many."""
+    return len(items) > count
+
+
+async def length_is(broker: Broker, queue: str, length: int) -> bool:
+    """Whether Redis is in reach and so many messages wait."""
+    try:
+        return (await broker.stats(queue)).length == length
+    except StoreUnavailable:
+        return False
+
+
+class TestRedisTrouble:
+    async def test_scripts_that_redis_forgot_are_loaded_again(
+        self, make_instance_broker: MakeBroker, private_redis: RedisProcess, fresh_name: str
+    ) -> None:
+        broker = await make_instance_broker(url=private_redis.url)
+        client = Redis.from_url(private_redis.url)
+        await add_all(broker, fresh_name, b"a", b"b", b"c")
+        for expected in ([b"a"], [b"b"], [b"c"]):
+            await execute(client, "SCRIPT", "FLUSH")
+            assert [m.value for m in await broker.take(fresh_name)] == expected
+        await client.aclose()
+        assert await broker.add(fresh_name, b"d") == 4
+
+    async def test_scripts_forgotten_by_a_cluster_are_loaded_again(
+        self, make_instance_broker: MakeBroker, cluster_url: str, fresh_name: str
+    ) -> None:
+        broker = await make_instance_broker(url=cluster_url)
+        names = [f"{fresh_name}-{index}" for index in range(12)]
+        await asyncio.gather(*(broker.add(name, b"a") for name in names))
+        for address in cluster_url.removeprefix("redis+cluster://").split(","):
+            client = Redis.from_url(f"redis://{address}")
+            await execute(client, "SCRIPT", "FLUSH")
+            await client.aclose()
+        assert await asyncio.gather(*(broker.add(name, b"b") for name in names)) == [2] * 12
+        for name in names:
+            assert await drain(broker, name) == [b"a", b"b"]
+
+    async def test_after_a_kill_of_redis_all_that_was_acknowledged_is_there_and_work_goes_on(
+        self, make_instance_broker: MakeBroker, private_redis: RedisProcess, fresh_name: str
+    ) -> None:
+        broker = await make_instance_broker(url=private_redis.url)
+        acknowledged: list[int] = []
+        publishing = True
+
+        async def publish(name: str) -> None:
+            count = 0
+            while publishing:
+                count += 1
+                try:
+                    acknowledged.append(await broker.add(fresh_name, f"{name} {count}".encode()))
+                except StoreUnavailable:
+                    await asyncio.sleep(0.01)
+
+        publishers = [asyncio.create_task(publish(f"publisher {n}")) for n in range(8)]
+        killed: list[int | None] = [None]
+        for wanted in (200, 400, 600):
+            await until(functools.partial(has_more_than, acknowledged, wanted), 60)
+            if wanted < 600:
+                killed.append(private_redis.pid)
+                assert private_redis.pid is not None
+                os.kill(private_redis.pid, signal.SIGKILL)
+                await until(lambda: private_redis.pid not in killed, 60)
+        publishing = False
+        await asyncio.gather(*publishers)
+        assert len(set(acknowledged)) == len(acknowledged)
+        stored = []
+        while messages := await broker.take(fresh_name, 1000):
+            stored += [message.number for message in messages]
+        assert set(acknowledged) <= set(stored)
+        assert stored == sorted(set(stored))
+
+    async def test_a_redis_that_hangs_is_out_of_reach_and_nothing_is_lost_when_it_wakes(
+        self,
+        make_instance_broker: MakeBroker,
+        private_redis: RedisProcess,
+        fresh_name: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        broker = await make_instance_broker(url=private_redis.url)
+        values = [b"%d" % index for index in range(10)]
+        await add_all(broker, fresh_name, *values)
+        assert private_redis.pid is not None
+        async with stopped(private_redis.pid):
+            with monkeypatch.context() as patch:
+                patch.setattr(backend_module, "ROUND_TRIP_TIMEOUT_SECONDS", 0.3)
+                with pytest.raises(StoreUnavailable):
+                    await broker.take(fresh_name, 3)
+        await until(lambda: length_is(broker, fresh_name, 10))
+        assert await drain(broker, fresh_name) == values
+
+    async def test_a_queue_that_redis_forgot_is_listed_again_when_it_is_next_used(
+        self, make_instance_broker: MakeBroker, private_redis: RedisProcess, fresh_name: str
+    ) -> None:
+        broker = await make_instance_broker(url=private_redis.url)
+        await broker.add(fresh_name, b"a")
+        client = Redis.from_url(private_redis.url)
+        await client.flushall()
+        await client.aclose()
+        assert await broker.add(fresh_name, b"b") == 1
+        assert await broker.list_queues() == [fresh_name]
+
+    @pytest.mark.parametrize(
+        "pattern",
+        ["redis://127.0.0.1:{}", "redis+cluster://127.0.0.1:{}", "redis+sentinel://127.0.0.1:{}/m"],
+    )
+    async def test_a_redis_that_is_not_there_is_told_to_every_caller_at_once(
+        self, make_instance_broker: MakeBroker, pattern: str, fresh_name: str
+    ) -> None:
+        broker = await make_instance_broker(url=pattern.format(free_port()))
+        operations: list[Callable[[], Awaitable[object]]] = [
+            broker.ping,
+            lambda: broker.add(fresh_name, b"value"),
+            lambda: broker.take(fresh_name),
+            lambda: broker.pop(fresh_name),
+            lambda: broker.get(fresh_name),
+            lambda: broker.stats(fresh_name),
+            lambda: broker.list_queues(),
+        ]
+        async with asyncio.timeout(20):
+            for operation in operations:
+                with pytest.raises(StoreUnavailable):
+                    await operation()
+
+    async def test_a_broker_opened_before_its_redis_works_once_it_is_there(
+        self, make_instance_broker: MakeBroker, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        directory = tmp_path_factory.mktemp("late")
+        async with RedisProcess(directory, fsync="no") as redis:
+            url = redis.url
+        broker = await make_instance_broker(url=url)
+        with pytest.raises(StoreUnavailable):
+            await broker.ping()
+        async with RedisProcess(directory, fsync="no") as redis:
+            assert redis.url == url
+            assert await broker.add("queue", b"value") == 1
+
+
+class TestClosing:
+    async def test_what_waits_is_done_before_a_broker_is_closed(
+        self, redis_url: str, fresh_name: str
+    ) -> None:
+        broker = Broker(redis_url)
+        await broker.open()
+        adds = [asyncio.ensure_future(broker.add(fresh_name, b"%d" % n)) for n in range(100)]
+        await asyncio.sleep(0)
+        await broker.close()
+        assert sorted(await asyncio.gather(*adds)) == list(range(1, 101))
+
+    async def test_what_was_given_back_at_the_last_moment_is_back(
+        self, make_instance_broker: MakeBroker, redis_url: str, fresh_name: str
+    ) -> None:
+        broker, other = Broker(redis_url), await make_instance_broker()
+        await broker.open()
+        await add_all(broker, fresh_name, b"a", b"b")
+        messages: list[Message] = await broker.take(fresh_name, 2)
+        broker.give_back(fresh_name, messages)
+        await broker.close()
+        assert await drain(other, fresh_name) == [b"a", b"b"]
+
+    async def test_a_closed_broker_refuses_what_comes_later(
+        self, redis_url: str, fresh_name: str
+    ) -> None:
+        async with Broker(redis_url) as broker:
+            await broker.add(fresh_name, b"a")
+        with pytest.raises(StoreUnavailable):
+            await broker.add(fresh_name, b"b")
+        with pytest.raises(StoreUnavailable):
+            await broker.take(fresh_name)
