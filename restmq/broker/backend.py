@@ -86,10 +86,7 @@ class Backend(ABC):
         except Exception as error:
             # Replies may still be on their way, so the connection is of no more use.
             await self._reset()
-            if not isinstance(error, (*CONNECTION_ERRORS, TimeoutError)):
-                logger.exception("a round trip to Redis failed")
-                raise StoreUnavailable("Redis could not be asked") from error
-            raise StoreUnavailable(f"Redis is out of reach: {str(error) or 'no answer'}") from error
+            raise StoreUnavailable(_why_not(error)) from error
         return [
             _translate(reply) if isinstance(reply, redis_errors.RedisError) else reply
             for reply in replies
@@ -99,9 +96,9 @@ class Backend(ABC):
         try:
             async with asyncio.timeout(ROUND_TRIP_TIMEOUT_SECONDS):
                 await self._connect()
-        except (*CONNECTION_ERRORS, TimeoutError) as error:
+        except Exception as error:
             await self._reset()
-            raise NotSentError(f"Redis is out of reach: {str(error) or 'no answer'}") from error
+            raise NotSentError(_why_not(error)) from error
 
     @abstractmethod
     async def _connect(self) -> None:
@@ -129,6 +126,14 @@ class Backend(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Close every connection."""
+
+
+def _why_not(error: Exception) -> str:
+    """Say why Redis could not be asked; what was not to be expected is logged whole."""
+    if isinstance(error, (*CONNECTION_ERRORS, TimeoutError)):
+        return f"Redis is out of reach: {str(error) or 'no answer'}"
+    logger.error("a round trip to Redis failed", exc_info=error)
+    return "Redis could not be asked"
 
 
 def _translate(error: redis_errors.RedisError) -> RestMQError:
@@ -257,9 +262,10 @@ class ClusterBackend(Backend):
 
 
 def _without_password(url: str) -> str:
-    parts = urlsplit(url)._replace(query="")  # which may hold a password too
+    url = url.partition("?")[0]  # the query may hold a password too
+    parts = urlsplit(url)
     if parts.password is None:
-        return urlunsplit(parts)
+        return url
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
 

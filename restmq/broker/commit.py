@@ -67,7 +67,7 @@ class _Single(Group):
         if not self._future.done():
             self._future.set_result(reply)
         elif self._undo is not None:  # nobody waits any more for what was handed out
-            committer.put_back(self._undo)
+            committer.undo([self._undo])
 
     def fail(self, error: RestMQError) -> None:
         if not self._future.done():
@@ -175,6 +175,7 @@ class Committer:
         self._pending_bytes = 0
         self._arrived = asyncio.Event()
         self._lost: list[Call] = []
+        self._undos = 0
         self._round_trips = 0
         self._restores = 0
         self._crowd = 0
@@ -264,11 +265,13 @@ class Committer:
         """Put messages that reached nobody back at the head of the queue, in their order."""
         pairs = [(message.number, message.record) for message in messages]
         self._restores += 1
-        self.put_back(self._scripts.restore(queue, str(self._restores), pairs))
+        self._lost.append(self._scripts.restore(queue, str(self._restores), pairs))
+        self._arrived.set()
 
-    def put_back(self, call: Call) -> None:
-        """Send a call that puts messages back, in the next round trip and until it is done."""
-        self._lost.append(call)
+    def undo(self, calls: Sequence[Call]) -> None:
+        """Send calls that take back what replies held before anything else, until it is done."""
+        self._lost[:0] = calls
+        self._undos += len(calls)
         self._arrived.set()
 
     @property
@@ -342,7 +345,8 @@ class Committer:
 
     async def _round_trip(self, batch: _Batch) -> None:
         # What was lost is put back first, before a later take can overwrite its record.
-        lost, self._lost = self._lost[:MAX_PUT_BACKS], self._lost[MAX_PUT_BACKS:]
+        first = self._undos + MAX_PUT_BACKS
+        lost, self._lost = self._lost[:first], self._lost[first:]
         self._round_trips += 1
         batch_name = str(self._round_trips)
         groups = list(batch.groups.values())
@@ -350,14 +354,15 @@ class Committer:
         try:
             replies = await self._backend.execute(calls)
         except StoreUnavailable as error:
-            undo = [] if isinstance(error, NotSentError) else self._undo(groups, batch_name)
-            self._lost = lost + undo + self._lost
+            self._lost = lost + self._lost
+            if not isinstance(error, NotSentError):
+                self.undo([call for group in groups if (call := group.undo(batch_name))])
             for group in groups:
                 group.fail(error)
             await self._pause_after_failure()
             return
         refused = _refused(lost, replies)
-        self._lost = refused + self._lost
+        self._lost, self._undos = refused + self._lost, len(refused)
         for group, reply in zip(groups, replies[len(lost) :], strict=True):
             if isinstance(reply, RestMQError):
                 group.fail(reply)
@@ -370,10 +375,6 @@ class Committer:
                 group.fail(RestMQError("a reply of Redis could not be understood"))
         if refused:
             await self._pause_after_failure()
-
-    def _undo(self, groups: Sequence[Group], batch_name: str) -> list[Call]:
-        calls = (group.undo(batch_name) for group in groups)
-        return [call for call in calls if call is not None]
 
     async def _pause_after_failure(self) -> None:
         if self._closing:
@@ -391,10 +392,8 @@ class Committer:
 
 def _refused(calls: Sequence[Call], replies: Sequence[Reply | RestMQError]) -> list[Call]:
     """Return those of the calls, whose replies come first, that Redis may take another time."""
-    refused = []
-    for call, reply in zip(calls, replies, strict=False):
-        if isinstance(reply, StoreUnavailable):
-            refused.append(call)
-        elif isinstance(reply, RestMQError):
+    answered = list(zip(calls, replies, strict=False))
+    for _, reply in answered:
+        if isinstance(reply, RestMQError) and not isinstance(reply, StoreUnavailable):
             logger.error("messages could not be put back: %s", reply)
-    return refused
+    return [call for call, reply in answered if isinstance(reply, StoreUnavailable)]

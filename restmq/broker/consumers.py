@@ -103,6 +103,11 @@ class Consumer(ABC):
         if not self.ended.done():
             self.ended.set_result(reason)
 
+    def has_ended(self, reason: End) -> bool:
+        """Return whether the stream was ended for this reason; not if its reader just left."""
+        ended = self.ended
+        return ended.done() and not ended.cancelled() and ended.result() is reason
+
     def forget_sent(self) -> None:
         """Keep in ``share`` only what the kernel has not taken in full."""
         unsent = self.unsent_bytes

@@ -336,8 +336,7 @@ class Dispatcher:
 
     def _take_back(self, stream: Stream, consumer: Consumer) -> None:
         lost = consumer.reclaim()
-        purged = consumer.ended.done() and consumer.ended.result() is End.PURGED
-        if lost and not purged:
+        if lost and not consumer.has_ended(End.PURGED):
             self._committer.give_back(stream.queue, lost)
 
     def _cut_off(self, stream: Stream, consumer: Consumer) -> None:

@@ -7,6 +7,8 @@ message for a thousand consumers must not cost a thousand encodings.
 
 import asyncio
 import contextlib
+import socket
+import struct
 
 from aiohttp import HttpVersion11, WSCloseCode, WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
@@ -34,6 +36,8 @@ _NO_WAIT_SECONDS = 0.1
 
 MAX_CLIENT_FRAME_BYTES = 1024 * 1024
 """The largest WebSocket message that a client may send for its echo."""
+
+_LINGER_NOT = struct.pack("ii", 1, 0)
 
 EVENT_STREAM = "text/event-stream"
 
@@ -83,7 +87,10 @@ class ConnectionConsumer(Consumer):
             return
 
     def cut_off(self) -> None:
-        """Reset the connection."""
+        """Reset the connection, so that the kernel drops at once what nobody reads."""
+        connection = self._transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
         self._transport.abort()
 
 
