@@ -5,6 +5,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -67,9 +68,22 @@ async def _join(nodes: Sequence[RedisProcess], ports: Sequence[int]) -> None:
         await eventually(condition, START_TIMEOUT_SECONDS)
 
 
+@dataclass
+class RedisCluster:
+    """A cluster that runs."""
+
+    nodes: list[RedisProcess]
+    """A node that dies is started again by itself, on its data."""
+    ports: list[int]
+
+    @property
+    def url(self) -> str:
+        """How a broker is told of it."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in self.ports)
+
+
 @contextlib.asynccontextmanager
-async def _running_nodes(directory: Path) -> AsyncIterator[list[int]]:
-    """Run a cluster and yield the ports of its nodes."""
+async def _running_nodes(directory: Path) -> AsyncIterator[RedisCluster]:
     ports = [free_cluster_port() for _ in range(NODES)]
     async with contextlib.AsyncExitStack() as stack:
         nodes = []
@@ -85,11 +99,17 @@ async def _running_nodes(directory: Path) -> AsyncIterator[list[int]]:
             redis = RedisProcess(directory / str(port), "no", [str(word) for word in arguments])
             nodes.append(await stack.enter_async_context(redis))
         await _join(nodes, ports)
-        yield ports
+        yield RedisCluster(nodes, ports)
 
 
-async def _open(directory: Path, stack: contextlib.AsyncExitStack) -> list[int]:
-    """Start a cluster that ``stack`` stops, and return the ports of its nodes."""
+@contextlib.asynccontextmanager
+async def running_cluster(directory: Path) -> AsyncIterator[RedisCluster]:
+    """Run a cluster whose nodes keep their data in ``directory``."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield await _open(directory, stack)
+
+
+async def _open(directory: Path, stack: contextlib.AsyncExitStack) -> RedisCluster:
     for attempt in range(1, ATTEMPTS + 1):
         nodes = _running_nodes(directory / f"attempt-{attempt}")
         try:
@@ -113,8 +133,7 @@ def redis_cluster_on_a_thread(directory: Path) -> Iterator[str]:
     try:
         opening = asyncio.run_coroutine_threadsafe(_open(directory, stack), loop)
         try:
-            ports = opening.result(ATTEMPTS * START_TIMEOUT_SECONDS)
-            yield "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in ports)
+            yield opening.result(ATTEMPTS * START_TIMEOUT_SECONDS).url
         finally:
             asyncio.run_coroutine_threadsafe(stack.aclose(), loop).result(START_TIMEOUT_SECONDS)
     finally:

@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from restmq.broker import broker as broker_module
+from restmq.broker import dispatch
 from restmq.broker.backend import Backend, open_backend
 from restmq.broker.broker import Broker
 from restmq.broker.dispatch import StreamLimits
@@ -16,6 +17,9 @@ from restmq.broker.scripts import Script
 from restmq.redis_process import RedisProcess
 from tests.broker.fakes import FaultyBackend
 from tests.redis_cluster import redis_cluster_on_a_thread
+
+NODE_LIFETIME_SECONDS = 300.0
+"""What ``rare_heartbeat`` sets."""
 
 
 class MakeBroker(Protocol):
@@ -91,6 +95,12 @@ async def store(redis_url: str) -> AsyncIterator["Redis"]:
     client = Redis.from_url(redis_url)
     yield client
     await client.aclose()
+
+
+@pytest.fixture
+def rare_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets nodes call so rarely that nothing in the test can be the heartbeat's doing."""
+    monkeypatch.setattr(dispatch, "NODE_LIFETIME_SECONDS", NODE_LIFETIME_SECONDS)
 
 
 @pytest.fixture

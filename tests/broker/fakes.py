@@ -5,11 +5,9 @@ unsent, as in the buffer of a connection.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
-
-from redis.asyncio import Redis
 
 from restmq.broker.backend import Backend
 from restmq.broker.broker import Broker
@@ -17,18 +15,6 @@ from restmq.broker.consumers import Consumer, Encoding
 from restmq.broker.message import Message
 from restmq.broker.scripts import Call, Reply
 from restmq.errors import RestMQError, StoreUnavailable
-from tests.support import eventually
-
-
-async def until(condition: Callable[[], object], timeout_seconds: float = 10) -> None:
-    """Wait until ``condition``, plain or async, is true; AssertionError if it never is."""
-    await eventually(condition, timeout_seconds)
-
-
-async def execute(client: "Redis", *words: str) -> object:
-    """Send one command for which the client has no method."""
-    answer: object = await client.execute_command(*words)  # type: ignore[no-untyped-call]
-    return answer
 
 
 class LineEncoding(Encoding):
@@ -61,14 +47,13 @@ class FakeConsumer(Consumer):
         self._drained.set()
 
     def write(self, data: bytes) -> None:
-        """Read the bytes, or keep them unsent."""
+        """Keep the bytes unsent; a reader reads them in the loop's next turn, as a socket would."""
         if not self.connected:
             return
         self._unsent += data
+        self._drained.clear()
         if self._reading:
-            self.read(len(self._unsent))
-        else:
-            self._drained.clear()
+            asyncio.get_running_loop().call_soon(self.read, len(self._unsent))
 
     def offer(self, data: bytes, limit_bytes: int) -> bool:
         """Write, unless too much is unsent already."""
@@ -221,3 +206,14 @@ class FaultyBackend:
     def __getattr__(self, name: str) -> Any:
         """Leave all else to the real one."""
         return getattr(self.inner, name)
+
+
+async def all_at_once(
+    backend: FaultyBackend, operations: list[Awaitable[object]]
+) -> "asyncio.Future[list[object]]":
+    """Start operations while nothing can leave, so that they meet in one round trip."""
+    backend.gate.clear()
+    started = asyncio.gather(*operations, return_exceptions=True)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return started

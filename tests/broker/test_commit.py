@@ -1,61 +1,26 @@
-"""Group commit: many operations become few calls, and no failure on the way loses one."""
+"""Group commit: many operations become few calls, and nobody suffers for another."""
 
 import asyncio
 import contextlib
-import functools
-import os
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable
 
 import pytest
-from redis.asyncio import Redis
 
-from restmq.broker import backend as backend_module
 from restmq.broker import commit
 from restmq.broker.broker import Broker
 from restmq.broker.message import Message
-from restmq.broker.scripts import Call, Reply
-from restmq.errors import Overloaded, RestMQError, StoreUnavailable
-from restmq.redis_process import RedisProcess
+from restmq.errors import Overloaded, StoreUnavailable
 from tests.broker.conftest import MakeBroker, MakeFaultyBroker
-from tests.broker.fakes import FaultyBackend, execute, until
-from tests.support import free_port
+from tests.broker.fakes import (
+    all_at_once,
+)
+from tests.broker.steps import (
+    add_all,
+    drain,
+    values_of,
+)
 
 MEBIBYTE = 1024 * 1024
-
-
-async def add_all(broker: Broker, queue: str, *values: bytes) -> list[int]:
-    """Add the values in this order and return their numbers."""
-    return list(await asyncio.gather(*(broker.add(queue, value) for value in values)))
-
-
-async def drain(broker: Broker, queue: str) -> list[bytes]:
-    """Take all that is there and return the values."""
-    values = []
-    while messages := await broker.take(queue, 500):
-        values += [message.value for message in messages]
-    return values
-
-
-async def all_at_once(
-    backend: FaultyBackend, operations: list[Awaitable[object]]
-) -> "asyncio.Future[list[object]]":
-    """Start operations while nothing can leave, so that they meet in one round trip."""
-    backend.gate.clear()
-    started = asyncio.gather(*operations, return_exceptions=True)
-    for _ in range(20):
-        await asyncio.sleep(0)
-    return started
-
-
-@contextlib.asynccontextmanager
-async def stopped(process_id: int) -> AsyncIterator[None]:
-    """Keep a process from running, as if it hung."""
-    os.kill(process_id, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(process_id, signal.SIGCONT)
 
 
 class TestGrouping:
@@ -68,7 +33,7 @@ class TestGrouping:
         values = [b"%d" % index for index in range(2000)]
         assert await add_all(broker, fresh_name, *values) == list(range(2, 2002))
         assert backend.calls_named("add") <= 3
-        assert await drain(broker, fresh_name) == [b"first", *values]
+        assert values_of(await drain(broker, fresh_name)) == [b"first", *values]
 
     async def test_takes_that_wait_together_leave_in_one_call_and_share_in_the_order_they_came(
         self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
@@ -166,7 +131,7 @@ class TestBigBodies:
         broker, _ = await make_faulty_broker()
         values = [b"a" * 10, b"b" * 5000, b"c" * 10, b"d" * 5000, b"e" * 990]
         await add_all(broker, fresh_name, *values)
-        assert await drain(broker, fresh_name) == values
+        assert values_of(await drain(broker, fresh_name)) == values
 
     async def test_a_list_of_big_bodies_is_cut_short(
         self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
@@ -197,7 +162,7 @@ class TestLimits:
         assert all(isinstance(outcome, Overloaded) for outcome in outcomes[10:])
         assert await broker.add(fresh_name, b"last") == 12
         values = [b"first", *[b"%d" % n for n in range(10)], b"last"]
-        assert await drain(broker, fresh_name) == values
+        assert values_of(await drain(broker, fresh_name)) == values
 
     async def test_a_body_too_many_is_refused_and_what_carries_none_still_passes(
         self, make_faulty_broker: MakeFaultyBroker, fresh_name: str, monkeypatch: pytest.MonkeyPatch
@@ -284,7 +249,7 @@ class TestCancelling:
         outcomes = await asyncio.gather(*takers, return_exceptions=True)
         assert isinstance(outcomes[2], list)
         assert [m.value for m in outcomes[2]] == [b"a"]
-        assert await drain(broker, fresh_name) == [b"b", b"c"]
+        assert values_of(await drain(broker, fresh_name)) == [b"b", b"c"]
 
     async def test_wherever_a_taker_is_cancelled_its_messages_are_still_there(
         self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
@@ -300,7 +265,7 @@ class TestCancelling:
                     await taker
             else:
                 broker.give_back(fresh_name, taker.result())
-        assert await drain(broker, fresh_name) == [b"%d" % index for index in range(10)]
+        assert values_of(await drain(broker, fresh_name)) == [b"%d" % index for index in range(10)]
 
     async def test_a_publisher_who_left_has_its_message_stored_or_not_but_harms_no_other(
         self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
@@ -319,303 +284,6 @@ class TestCancelling:
             number = numbers[index]
             assert isinstance(number, int)
             assert stored[number] == b"%d" % (index + 1)
-
-
-class TestLostReplies:
-    @pytest.mark.parametrize("way", ["pop", "take"])
-    async def test_messages_whose_taking_went_unheard_are_back_at_the_head_once_and_in_order(
-        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str, way: str
-    ) -> None:
-        broker, backend = await make_faulty_broker()
-        call = broker.pop if way == "pop" else broker.take
-        values = [b"%d" % index for index in range(100)]
-        await add_all(broker, fresh_name, *values)
-        for _ in range(3):
-            backend.lose_next("take")
-            takes: list[Awaitable[object]] = [call(fresh_name, 7) for _ in range(5)]
-            started = await all_at_once(backend, takes)
-            backend.gate.set()
-            assert [type(outcome) for outcome in await started] == [StoreUnavailable] * 5
-        assert backend.lost_count == 3
-        assert (await broker.stats(fresh_name)).length == 100
-        assert await drain(broker, fresh_name) == values
-
-    async def test_pops_and_takes_lost_together_both_come_back(
-        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
-    ) -> None:
-        broker, backend = await make_faulty_broker()
-        other = fresh_name + "-other"
-        for name in (fresh_name, other):
-            await add_all(broker, name, *[b"%d" % index for index in range(10)])
-        backend.lose_next("take")
-        operations: list[Awaitable[object]] = [
-            broker.take(fresh_name, 2),
-            broker.pop(fresh_name, 2),
-            broker.take(other, 3),
-            broker.pop(other, 3),
-        ]
-        started = await all_at_once(backend, operations)
-        backend.gate.set()
-        assert [type(outcome) for outcome in await started] == [StoreUnavailable] * 4
-        for name in (fresh_name, other):
-            assert sorted(await drain(broker, name)) == [b"%d" % index for index in range(10)]
-
-    async def test_a_lost_putting_back_is_repeated_and_doubles_nothing(
-        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
-    ) -> None:
-        broker, backend = await make_faulty_broker()
-        values = [b"%d" % index for index in range(20)]
-        await add_all(broker, fresh_name, *values)
-        taken = await broker.take(fresh_name, 5)
-        limit = backend.lost_count + 3
-        backend.loses = lambda names: "restore" in names and backend.lost_count < limit
-        broker.give_back(fresh_name, taken)
-        await until(lambda: backend.lost_count == limit)
-        await until(lambda: length_is(broker, fresh_name, 20))
-        assert await drain(broker, fresh_name) == values
-
-    async def test_what_another_took_before_a_putting_back_was_repeated_is_not_put_back_again(
-        self,
-        make_faulty_broker: MakeFaultyBroker,
-        make_instance_broker: MakeBroker,
-        fresh_name: str,
-    ) -> None:
-        (broker, backend), other = await make_faulty_broker(), await make_instance_broker()
-        await add_all(broker, fresh_name, b"a", b"b", b"c")
-        taken = await broker.take(fresh_name, 2)
-        backend.lose_next("restore")
-        broker.give_back(fresh_name, taken)
-        await until(lambda: backend.lost_count)
-        backend.gate.clear()
-        assert [m.value for m in await other.take(fresh_name, 9)] == [b"a", b"b", b"c"]
-        backend.gate.set()
-        await broker.ping()
-        assert await drain(other, fresh_name) == []
-
-    async def test_a_lost_undoing_is_repeated_and_doubles_nothing(
-        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
-    ) -> None:
-        broker, backend = await make_faulty_broker()
-        values = [b"%d" % index for index in range(20)]
-        await add_all(broker, fresh_name, *values)
-        limit = backend.lost_count + 3
-        backend.loses = lambda names: (
-            bool({"take", "restore"} & {*names}) and (backend.lost_count < limit)
-        )
-        with pytest.raises(StoreUnavailable):
-            await broker.take(fresh_name, 5)
-        await until(lambda: backend.lost_count == limit)
-        await until(lambda: length_is(broker, fresh_name, 20))
-        assert await drain(broker, fresh_name) == values
-
-    async def test_a_refused_putting_back_is_repeated_until_redis_takes_it(
-        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
-    ) -> None:
-        broker, backend = await make_faulty_broker()
-        values = [b"%d" % index for index in range(10)]
-        await add_all(broker, fresh_name, *values)
-        refused: list[str] = []
-
-        def refuse(name: str) -> RestMQError | None:
-            if name != "restore" or len(refused) >= 3:
-                return None
-            refused.append(name)
-            return StoreUnavailable("Redis cannot take this now: OOM")
-
-        backend.refuses = refuse
-        broker.give_back(fresh_name, await broker.take(fresh_name, 4))
-        await until(lambda: len(refused) == 3)
-        await until(lambda: length_is(broker, fresh_name, 10))
-        assert await drain(broker, fresh_name) == values
-
-    async def test_an_add_whose_reply_was_lost_is_refused_and_those_after_it_are_numbered_on(
-        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
-    ) -> None:
-        broker, backend = await make_faulty_broker()
-        await broker.add(fresh_name, b"a")
-        backend.lose_next("add")
-        with pytest.raises(StoreUnavailable):
-            await broker.add(fresh_name, b"b")
-        number = await broker.add(fresh_name, b"c")
-        stored = {m.number: m.value for m in await broker.peek(fresh_name, 9)}
-        assert stored[1] == b"a"
-        assert stored[number] == b"c"
-
-    async def test_a_reply_that_makes_no_sense_fails_its_own_operation_only(
-        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str
-    ) -> None:
-        broker, backend = await make_faulty_broker()
-        await broker.add(fresh_name, b"a")
-        backend.refuses = lambda name: RestMQError("no") if name == "stats" else None
-        operations: list[Awaitable[object]] = [
-            broker.stats(fresh_name),
-            broker.add(fresh_name, b"b"),
-            broker.get(fresh_name),
-        ]
-        started = await all_at_once(backend, operations)
-        backend.gate.set()
-        outcomes = await started
-        assert isinstance(outcomes[0], RestMQError)
-        assert outcomes[1] == 2
-        assert isinstance(outcomes[2], tuple)
-
-    async def test_a_failure_that_nobody_foresaw_fails_its_round_trip_and_no_other(
-        self, make_faulty_broker: MakeFaultyBroker, fresh_name: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        broker, backend = await make_faulty_broker()
-        await add_all(broker, fresh_name, b"a", b"b")
-        exchange = backend.inner._exchange
-
-        async def explode(calls: Sequence[Call]) -> list[Reply]:
-            await exchange(calls)
-            monkeypatch.undo()
-            raise LookupError("an error of a library")
-
-        monkeypatch.setattr(backend.inner, "_exchange", explode)
-        async with asyncio.timeout(10):
-            with pytest.raises(StoreUnavailable):
-                await broker.take(fresh_name)
-            assert await drain(broker, fresh_name) == [b"a", b"b"]
-
-
-def has_more_than(items: list[int], count: int) -> bool:
-    """Whether there are more than so many."""
-    return len(items) > count
-
-
-async def length_is(broker: Broker, queue: str, length: int) -> bool:
-    """Whether Redis is in reach and so many messages wait."""
-    try:
-        return (await broker.stats(queue)).length == length
-    except StoreUnavailable:
-        return False
-
-
-class TestRedisTrouble:
-    async def test_scripts_that_redis_forgot_are_loaded_again(
-        self, make_instance_broker: MakeBroker, private_redis: RedisProcess, fresh_name: str
-    ) -> None:
-        broker = await make_instance_broker(url=private_redis.url)
-        client = Redis.from_url(private_redis.url)
-        await add_all(broker, fresh_name, b"a", b"b", b"c")
-        for expected in ([b"a"], [b"b"], [b"c"]):
-            await execute(client, "SCRIPT", "FLUSH")
-            assert [m.value for m in await broker.take(fresh_name)] == expected
-        await client.aclose()
-        assert await broker.add(fresh_name, b"d") == 4
-
-    async def test_scripts_forgotten_by_a_cluster_are_loaded_again(
-        self, make_instance_broker: MakeBroker, cluster_url: str, fresh_name: str
-    ) -> None:
-        broker = await make_instance_broker(url=cluster_url)
-        names = [f"{fresh_name}-{index}" for index in range(12)]
-        await asyncio.gather(*(broker.add(name, b"a") for name in names))
-        for address in cluster_url.removeprefix("redis+cluster://").split(","):
-            client = Redis.from_url(f"redis://{address}")
-            await execute(client, "SCRIPT", "FLUSH")
-            await client.aclose()
-        assert await asyncio.gather(*(broker.add(name, b"b") for name in names)) == [2] * 12
-        for name in names:
-            assert await drain(broker, name) == [b"a", b"b"]
-
-    async def test_after_a_kill_of_redis_all_that_was_acknowledged_is_there_and_work_goes_on(
-        self, make_instance_broker: MakeBroker, private_redis: RedisProcess, fresh_name: str
-    ) -> None:
-        broker = await make_instance_broker(url=private_redis.url)
-        acknowledged: list[int] = []
-        publishing = True
-
-        async def publish(name: str) -> None:
-            count = 0
-            while publishing:
-                count += 1
-                try:
-                    acknowledged.append(await broker.add(fresh_name, f"{name} {count}".encode()))
-                except StoreUnavailable:
-                    await asyncio.sleep(0.01)
-
-        publishers = [asyncio.create_task(publish(f"publisher {n}")) for n in range(8)]
-        killed: list[int | None] = [None]
-        for wanted in (200, 400, 600):
-            await until(functools.partial(has_more_than, acknowledged, wanted), 60)
-            if wanted < 600:
-                killed.append(private_redis.pid)
-                assert private_redis.pid is not None
-                os.kill(private_redis.pid, signal.SIGKILL)
-                await until(lambda: private_redis.pid not in killed, 60)
-        publishing = False
-        await asyncio.gather(*publishers)
-        assert len(set(acknowledged)) == len(acknowledged)
-        stored = []
-        while messages := await broker.take(fresh_name, 1000):
-            stored += [message.number for message in messages]
-        assert set(acknowledged) <= set(stored)
-        assert stored == sorted(set(stored))
-
-    async def test_a_redis_that_hangs_is_out_of_reach_and_nothing_is_lost_when_it_wakes(
-        self,
-        make_instance_broker: MakeBroker,
-        private_redis: RedisProcess,
-        fresh_name: str,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        broker = await make_instance_broker(url=private_redis.url)
-        values = [b"%d" % index for index in range(10)]
-        await add_all(broker, fresh_name, *values)
-        assert private_redis.pid is not None
-        async with stopped(private_redis.pid):
-            with monkeypatch.context() as patch:
-                patch.setattr(backend_module, "ROUND_TRIP_TIMEOUT_SECONDS", 0.3)
-                with pytest.raises(StoreUnavailable):
-                    await broker.take(fresh_name, 3)
-        await until(lambda: length_is(broker, fresh_name, 10))
-        assert await drain(broker, fresh_name) == values
-
-    async def test_a_queue_that_redis_forgot_is_listed_again_when_it_is_next_used(
-        self, make_instance_broker: MakeBroker, private_redis: RedisProcess, fresh_name: str
-    ) -> None:
-        broker = await make_instance_broker(url=private_redis.url)
-        await broker.add(fresh_name, b"a")
-        client = Redis.from_url(private_redis.url)
-        await client.flushall()
-        await client.aclose()
-        assert await broker.add(fresh_name, b"b") == 1
-        assert await broker.list_queues() == [fresh_name]
-
-    @pytest.mark.parametrize(
-        "pattern",
-        ["redis://127.0.0.1:{}", "redis+cluster://127.0.0.1:{}", "redis+sentinel://127.0.0.1:{}/m"],
-    )
-    async def test_a_redis_that_is_not_there_is_told_to_every_caller_at_once(
-        self, make_instance_broker: MakeBroker, pattern: str, fresh_name: str
-    ) -> None:
-        broker = await make_instance_broker(url=pattern.format(free_port()))
-        operations: list[Callable[[], Awaitable[object]]] = [
-            broker.ping,
-            lambda: broker.add(fresh_name, b"value"),
-            lambda: broker.take(fresh_name),
-            lambda: broker.pop(fresh_name),
-            lambda: broker.get(fresh_name),
-            lambda: broker.stats(fresh_name),
-            lambda: broker.list_queues(),
-        ]
-        async with asyncio.timeout(20):
-            for operation in operations:
-                with pytest.raises(StoreUnavailable):
-                    await operation()
-
-    async def test_a_broker_opened_before_its_redis_works_once_it_is_there(
-        self, make_instance_broker: MakeBroker, tmp_path_factory: pytest.TempPathFactory
-    ) -> None:
-        directory = tmp_path_factory.mktemp("late")
-        async with RedisProcess(directory, fsync="no") as redis:
-            url = redis.url
-        broker = await make_instance_broker(url=url)
-        with pytest.raises(StoreUnavailable):
-            await broker.ping()
-        async with RedisProcess(directory, fsync="no") as redis:
-            assert redis.url == url
-            assert await broker.add("queue", b"value") == 1
 
 
 class TestClosing:
@@ -638,7 +306,7 @@ class TestClosing:
         messages: list[Message] = await broker.take(fresh_name, 2)
         broker.give_back(fresh_name, messages)
         await broker.close()
-        assert await drain(other, fresh_name) == [b"a", b"b"]
+        assert values_of(await drain(other, fresh_name)) == [b"a", b"b"]
 
     async def test_a_closed_broker_refuses_what_comes_later(
         self, redis_url: str, fresh_name: str

@@ -12,12 +12,12 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from restmq.broker.broker import Broker
 from restmq.errors import InvalidInput, StoreUnavailable
 from restmq.redis_process import LAUNCHER, find_program
 from tests.broker.conftest import MakeBroker
-from tests.broker.fakes import FakeConsumer, streaming, until
-from tests.support import START_TIMEOUT_SECONDS, eventually, free_port
+from tests.broker.fakes import FakeConsumer, streaming
+from tests.broker.steps import add_when_possible, until
+from tests.support import START_TIMEOUT_SECONDS, free_port
 
 SERVICE = "mymaster"
 
@@ -117,18 +117,6 @@ async def group(tmp_path: Path) -> AsyncIterator[Group]:
         started = Group(tmp_path)
         await started.start(stack)
         yield started
-
-
-async def add_when_possible(broker: Broker, queue: str, value: bytes) -> int:
-    """Add as soon as Redis takes it; returns the number."""
-
-    async def add() -> int:
-        try:
-            return await broker.add(queue, value)
-        except StoreUnavailable:
-            return 0
-
-    return await eventually(add, START_TIMEOUT_SECONDS)
 
 
 async def test_after_a_failover_the_broker_adds_takes_and_streams_on_without_a_restart(
