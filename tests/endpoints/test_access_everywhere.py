@@ -118,3 +118,32 @@ async def test_a_websocket_is_refused_before_the_upgrade_and_let_in_by_a_cookie(
         ):
             socket = await node.session.ws_connect(url, headers=headers)
             await socket.close()
+
+
+async def test_a_foreign_page_cannot_take_messages_by_embedding(
+    open_node: OpenNode, fresh_name: str
+) -> None:
+    """Scripts and images send no Origin, but browsers say which site asked for them."""
+    path = f"/q/{fresh_name}?callback=steal"
+    foreign = {"Sec-Fetch-Site": "cross-site", "Referer": "https://evil.example/page"}
+    async with open_node(allowed_origins=("https://app.example",)) as node:
+        await node.add(fresh_name, "a", "b")
+        assert (await node.get(path, headers=foreign))[0] == 403
+        assert (await node.get("/", headers=foreign))[0] == 302
+        allowed = {**foreign, "Referer": "https://app.example/page"}
+        assert (await node.get(path, headers=allowed))[0] == 200
+        assert (await node.get(path, headers={"Sec-Fetch-Site": "same-origin"}))[0] == 200
+
+
+async def test_any_origin_may_read_but_not_with_passwords(
+    open_node: OpenNode, fresh_name: str
+) -> None:
+    """``*`` lets pages in, and keeps the browser from sending what it knows of a user."""
+    async with (
+        open_node(allowed_origins=("*",)) as node,
+        node.session.get(
+            f"{node.url}/q/{fresh_name}", headers={"Origin": "http://any.example"}
+        ) as answer,
+    ):
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        assert "Access-Control-Allow-Credentials" not in answer.headers

@@ -348,3 +348,16 @@ async def test_health_and_readiness(node: NodeUnderTest) -> None:
     """Both are plain and open."""
     assert (await node.get("/healthz"))[0] == 200
     assert (await node.get("/readyz"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Content-Encoding": "gzip", "Content-Type": "text/plain"}, {"Content-Type": "text/ü"}],
+)
+async def test_a_body_that_cannot_be_read_is_refused(
+    node: NodeUnderTest, fresh_name: str, headers: dict[str, str]
+) -> None:
+    """400, and nothing is stored."""
+    status, _ = await node.post(f"/q/{fresh_name}", data=b"not gzip at all", headers=headers)
+    assert status == 400
+    assert await node.get(f"/q/{fresh_name}") == (204, b"")

@@ -215,3 +215,11 @@ async def test_a_later_consumer_does_not_get_what_was_broadcast_before(
     async with node.session.get(url) as third:
         await node.add(fresh_name, "newest")
         assert json.loads(await third.content.readline())["value"] == "newest"
+
+
+async def test_a_long_poll_is_not_answered_by_a_sign_of_life(
+    open_node: OpenNode, fresh_name: str
+) -> None:
+    """Only messages answer it."""
+    async with open_node(ping_seconds=0.1) as node:
+        assert await node.get(f"/c/{fresh_name}?wait=1", headers=SSE) == (204, b"")
