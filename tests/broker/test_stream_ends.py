@@ -217,9 +217,11 @@ class TestFaults:
         await connect(broker, fresh_name, consumer)
         if policy is Policy.BROADCAST:
             await connect(publisher, fresh_name, witness)
+        await broker.ping()  # the first look at the empty queue is over
         backend.reply_gate.clear()
         await add_many(publisher, fresh_name, 10)
         await until(lambda: "deliver" in backend.awaited)
+        await until(lambda: length_is(publisher, fresh_name, 0))
         closing = asyncio.ensure_future(broker.close())
         for _ in range(20):
             await asyncio.sleep(0)
