@@ -18,6 +18,7 @@ from restmq.broker.consumers import Consumer, End
 from restmq.broker.dispatch import Dispatcher, StreamLimits
 from restmq.broker.keys import NODE_CHANNEL, REGISTRY, check_queue_name
 from restmq.broker.message import Message, pack
+from restmq.broker.queues import Queues
 from restmq.broker.scripts import Scripts, command
 from restmq.broker.wakeups import Wakeups
 from restmq.errors import InvalidInput
@@ -64,8 +65,11 @@ class Broker:
         self.node = uuid.uuid4().hex[:12]
         self.scripts = Scripts(self.node)
         self._backend = open_backend(redis_url, self.scripts.all())
-        self._committer = Committer(self._backend, self.scripts)
-        self._dispatcher = Dispatcher(self._committer, self.scripts, limits or StreamLimits())
+        self._committer = Committer(self._backend)
+        self._queues = Queues(self._committer, self.scripts)
+        self._dispatcher = Dispatcher(
+            self._committer, self._queues, self.scripts, limits or StreamLimits()
+        )
         self._wakeups = Wakeups(
             self._backend,
             NODE_CHANNEL + self.node,
@@ -138,7 +142,7 @@ class Broker:
             return await self._add_first(queue, ttl_seconds, packed)
         # Consumers of this node get it in the same round trip, without a detour over Redis.
         wakes_itself = self._dispatcher.has_consumers(queue)
-        stored = self._committer.add(queue, ttl_seconds, packed, wakes_itself)
+        stored = self._queues.add(queue, ttl_seconds, packed, wakes_itself)
         if wakes_itself:
             self._dispatcher.wake(queue)
         number = await stored
@@ -151,7 +155,7 @@ class Broker:
         """Add to a queue that this node has not seen: both must have come to pass."""
         check_queue_name(queue)
         # First what may be refused for lack of room, then what goes with it.
-        stored = self._committer.add(queue, ttl_seconds, packed)
+        stored = self._queues.add(queue, ttl_seconds, packed)
         number, _ = await asyncio.gather(stored, self._register(queue))
         if len(self._known) >= MAX_KNOWN_QUEUES:
             self._known.clear()
@@ -167,7 +171,7 @@ class Broker:
         If the caller is cancelled, the messages stay in the queue.
         """
         check_queue_name(queue)
-        future = self._committer.take(queue, count, remember=True)
+        future = self._queues.take(queue, count, remember=True)
         try:
             return await future
         except asyncio.CancelledError:
@@ -180,7 +184,7 @@ class Broker:
         If the caller is cancelled, the messages stay in the queue.
         """
         check_queue_name(queue)
-        future = self._committer.take(queue, count, remember=False)
+        future = self._queues.take(queue, count, remember=False)
         try:
             return await future
         except asyncio.CancelledError:
@@ -195,7 +199,7 @@ class Broker:
     def give_back(self, queue: str, messages: Sequence[Message]) -> None:
         """Put messages that were taken but reached nobody back at the head, in their order."""
         if messages:
-            self._committer.give_back(queue, messages)
+            self._queues.give_back(queue, messages)
 
     async def get(self, queue: str) -> tuple[Message, int] | None:
         """Look at the oldest message and count the look; returns both, or None when empty."""

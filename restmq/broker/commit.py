@@ -1,7 +1,7 @@
 """Group commit: everything that arrives during one round trip to Redis goes out in the next.
 
-Adds to one queue, and takes from one queue, become one script call however many requests they
-come from; so a request costs a share of a round trip and of an fsync, not one of each.
+Operations of one kind on one queue become one script call however many requests they come from
+(``Group``); so a request costs a share of a round trip and of an fsync, not one of each.
 
 Limits: at most ``MAX_PENDING_OPERATIONS`` operations and ``MAX_PENDING_BYTES`` of message bodies
 wait; beyond that an operation is refused with ``Overloaded``.
@@ -12,11 +12,11 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
 
 from restmq.broker.backend import Backend, NotSentError
-from restmq.broker.message import Message
-from restmq.broker.scripts import POPPED, TAKEN, Call, Reply, Scripts
+from restmq.broker.scripts import Call, Reply
 from restmq.errors import Overloaded, RestMQError, StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Group(ABC):
         """Make the call; ``batch`` is unique among this node's round trips."""
 
     @abstractmethod
-    def settle(self, reply: Reply, committer: "Committer") -> None:
+    def settle(self, reply: Reply) -> None:
         """Give each operation its part of the reply."""
 
     @abstractmethod
@@ -54,8 +54,18 @@ class Group(ABC):
         return None
 
 
+GroupType = TypeVar("GroupType", bound=Group)
+
+
 class _Single(Group):
-    def __init__(self, call: Call, future: asyncio.Future[Reply], undo: Call | None) -> None:
+    def __init__(
+        self,
+        committer: "Committer",
+        call: Call,
+        future: asyncio.Future[Reply],
+        undo: Call | None,
+    ) -> None:
+        self._committer = committer
         self._call = call
         self._future = future
         self._undo = undo
@@ -63,11 +73,11 @@ class _Single(Group):
     def call(self, batch: str) -> Call:
         return self._call
 
-    def settle(self, reply: Reply, committer: "Committer") -> None:
+    def settle(self, reply: Reply) -> None:
         if not self._future.done():
             self._future.set_result(reply)
         elif self._undo is not None:  # nobody waits any more for what was handed out
-            committer.undo([self._undo])
+            self._committer.undo([self._undo])
 
     def fail(self, error: RestMQError) -> None:
         if not self._future.done():
@@ -77,87 +87,13 @@ class _Single(Group):
         return self._undo
 
 
-class _Adds(Group):
-    """Adds to one queue. A publisher that went away meanwhile has its message stored anyway."""
-
-    def __init__(self, scripts: Scripts, queue: str) -> None:
-        self._scripts = scripts
-        self._queue = queue
-        self.wakes_itself = True
-        self._messages: list[tuple[int | None, bytes]] = []
-        self._futures: list[asyncio.Future[int]] = []
-
-    def append(self, ttl_seconds: int | None, packed: bytes, future: asyncio.Future[int]) -> None:
-        self._messages.append((ttl_seconds, packed))
-        self._futures.append(future)
-
-    def call(self, batch: str) -> Call:
-        return self._scripts.add(self._queue, self._messages, self.wakes_itself)
-
-    def settle(self, reply: Reply, committer: "Committer") -> None:
-        number: int = reply
-        for future in self._futures:
-            if not future.done():
-                future.set_result(number)
-            number += 1
-
-    def fail(self, error: RestMQError) -> None:
-        for future in self._futures:
-            if not future.done():
-                future.set_exception(error)
-
-
-class _Takes(Group):
-    """Takes from one queue. What falls to a consumer that went away meanwhile is put back."""
-
-    def __init__(self, scripts: Scripts, queue: str, remember: bool) -> None:
-        self._scripts = scripts
-        self._queue = queue
-        self._remember = remember
-        self._flavour = POPPED if remember else TAKEN
-        self._wanted: list[tuple[int, asyncio.Future[list[Message]]]] = []
-
-    def append(self, count: int, future: asyncio.Future[list[Message]]) -> None:
-        self._wanted.append((count, future))
-
-    def call(self, batch: str) -> Call:
-        total = sum(count for count, future in self._wanted if not future.done())
-        return self._scripts.take(
-            self._queue, self._flavour, batch, total, MAX_BATCH_BYTES, self._remember
-        )
-
-    def settle(self, reply: Reply, committer: "Committer") -> None:
-        stopped_early = reply[-1] == 1
-        messages = [Message(reply[at], reply[at + 1]) for at in range(0, len(reply) - 1, 2)]
-        used = 0
-        for count, future in self._wanted:
-            share = messages[used : used + count]
-            if future.done():
-                continue
-            if not share and stopped_early:
-                committer.take_again(self._queue, count, self._remember, future)
-                continue
-            future.set_result(share)
-            used += len(share)
-        if used < len(messages):
-            committer.give_back(self._queue, messages[used:])
-
-    def fail(self, error: RestMQError) -> None:
-        for _, future in self._wanted:
-            if not future.done():
-                future.set_exception(error)
-
-    def undo(self, batch: str) -> Call | None:
-        return self._scripts.restore_reply(self._queue, self._flavour, batch)
-
-
 class _Batch:
     """What one round trip will carry."""
 
     __slots__ = ("groups", "operations", "total_bytes")
 
     def __init__(self) -> None:
-        self.groups: dict[object, Group] = {}
+        self.groups: dict[Hashable, Group] = {}
         self.operations = 0
         self.total_bytes = 0
 
@@ -165,9 +101,8 @@ class _Batch:
 class Committer:
     """Collects operations and carries them to Redis, one round trip at a time."""
 
-    def __init__(self, backend: Backend, scripts: Scripts) -> None:
+    def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._scripts = scripts
         # Kept, because asking for the running loop is a system call in this version of Python.
         self._loop = asyncio.get_running_loop()
         self._batches: deque[_Batch] = deque([_Batch()])
@@ -177,7 +112,6 @@ class Committer:
         self._lost: list[Call] = []
         self._undos = 0
         self._round_trips = 0
-        self._restores = 0
         self._crowd = 0
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -202,51 +136,25 @@ class Committer:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
-    def add(
-        self, queue: str, ttl_seconds: int | None, packed: bytes, wakes_itself: bool = False
-    ) -> asyncio.Future[int]:
-        """Append a message; the future gives its number once it is stored.
-
-        ``wakes_itself``: the caller looks at the queue for its own consumers afterwards.
-        """
-        batch = self._admit(len(packed))
-        group = batch.groups.get(queue)
-        if group is None:
-            group = batch.groups[queue] = _Adds(self._scripts, queue)
-        assert isinstance(group, _Adds)
-        future: asyncio.Future[int] = self._loop.create_future()
-        group.append(ttl_seconds, packed, future)
-        group.wakes_itself &= wakes_itself
-        return future
-
-    def take(self, queue: str, count: int, remember: bool) -> asyncio.Future[list[Message]]:
-        """Take messages off the queue; the future gives up to ``count`` of them.
-
-        If the future is cancelled before it is done, its share goes back to the queue.
-        """
-        future: asyncio.Future[list[Message]] = self._loop.create_future()
-        self._put_take(self._admit(0), queue, count, remember, future)
-        return future
-
-    def take_again(
-        self, queue: str, count: int, remember: bool, future: asyncio.Future[list[Message]]
-    ) -> None:
-        """Put a take that got nothing for lack of room in the reply into the next round trip."""
-        self._put_take(self._append(), queue, count, remember, future)
-
-    def _put_take(
+    def group(
         self,
-        batch: _Batch,
-        queue: str,
-        count: int,
-        remember: bool,
-        future: asyncio.Future[list[Message]],
-    ) -> None:
-        group = batch.groups.get((queue, remember))
+        key: Hashable,
+        make: Callable[[], GroupType],
+        size_bytes: int = 0,
+        *,
+        is_admitted: bool = False,
+    ) -> GroupType:
+        """Count one more operation in, and return the group of the next round trip that takes it.
+
+        ``make`` makes the group if there is none of this key yet; a key belongs to one type.
+        ``size_bytes``: what the operation carries. ``is_admitted``: as in ``submit``. Raises
+        ``Unavailable`` when too much waits, or the server is stopping.
+        """
+        batch = self._append() if is_admitted else self._admit(size_bytes)
+        group = batch.groups.get(key)
         if group is None:
-            group = batch.groups[queue, remember] = _Takes(self._scripts, queue, remember)
-        assert isinstance(group, _Takes)
-        group.append(count, future)
+            group = batch.groups[key] = make()
+        return group  # type: ignore[return-value]
 
     def submit(
         self, call: Call, undo: Call | None = None, *, is_admitted: bool = False
@@ -258,14 +166,12 @@ class Committer:
         """
         batch = self._append() if is_admitted else self._admit(0)
         future: asyncio.Future[Reply] = self._loop.create_future()
-        batch.groups[future] = _Single(call, future, undo)
+        batch.groups[future] = _Single(self, call, future, undo)
         return future
 
-    def give_back(self, queue: str, messages: Sequence[Message]) -> None:
-        """Put messages that reached nobody back at the head of the queue, in their order."""
-        pairs = [(message.number, message.record) for message in messages]
-        self._restores += 1
-        self._lost.append(self._scripts.restore(queue, str(self._restores), pairs))
+    def put_back(self, call: Call) -> None:
+        """Send a call that puts messages back before all that waits, until it is done."""
+        self._lost.append(call)
         self._arrived.set()
 
     def undo(self, calls: Sequence[Call]) -> None:
@@ -368,7 +274,7 @@ class Committer:
                 group.fail(reply)
                 continue
             try:
-                group.settle(reply, self)
+                group.settle(reply)
             except Exception:
                 # Everyone waits for this task, so no single reply may end it.
                 logger.exception("a reply of Redis could not be understood")

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from restmq.broker.commit import Committer
 from restmq.broker.consumers import Consumer, Encoding, End
 from restmq.broker.message import Message, messages_from_history, messages_from_pairs
+from restmq.broker.queues import Queues
 from restmq.broker.scripts import DELIVERED, HistoryLimits, Reply, Scripts
 from restmq.errors import RestMQError, Unavailable
 
@@ -93,8 +94,11 @@ class Stream:
 class Dispatcher:
     """All streams of this node."""
 
-    def __init__(self, committer: Committer, scripts: Scripts, limits: StreamLimits) -> None:
+    def __init__(
+        self, committer: Committer, queues: Queues, scripts: Scripts, limits: StreamLimits
+    ) -> None:
         self._committer = committer
+        self._queues = queues
         self._scripts = scripts
         self._limits = limits
         self._streams: dict[str, Stream] = {}
@@ -242,7 +246,7 @@ class Dispatcher:
             if other_nodes or any(consumer.is_open for consumer in stream.consumers):
                 await self._broadcast(stream, messages)
             else:  # the last consumer left while they were fetched
-                self._committer.give_back(stream.queue, messages)
+                self._queues.give_back(stream.queue, messages)
         if handed:
             self._rotate(stream, messages_from_pairs(handed))
         if more:
@@ -316,7 +320,7 @@ class Dispatcher:
         for index, message in enumerate(messages):
             consumer = next(rotation, None)
             if consumer is None:
-                self._committer.give_back(stream.queue, messages[index:])
+                self._queues.give_back(stream.queue, messages[index:])
                 break
             shares.setdefault(consumer, []).append(message)
         for consumer, share in shares.items():
@@ -337,7 +341,7 @@ class Dispatcher:
     def _take_back(self, stream: Stream, consumer: Consumer) -> None:
         lost = consumer.reclaim()
         if lost and not consumer.has_ended(End.PURGED):
-            self._committer.give_back(stream.queue, lost)
+            self._queues.give_back(stream.queue, lost)
 
     def _cut_off(self, stream: Stream, consumer: Consumer) -> None:
         if consumer.ended.done():
