@@ -191,7 +191,7 @@ def _option(knob: "Knob") -> click.Option:
 def _heading(knob: "Knob") -> str:
     if knob.section != "server":
         return knob.section.capitalize()
-    if knob.name.startswith("redis_") or knob.name in ("data_dir", "fsync"):
+    if "redis_" in knob.name or knob.name in ("data_dir", "fsync"):
         return "Storage"
     if knob.name.endswith(("_seconds", "_bytes", "_count")):
         return "Limits"

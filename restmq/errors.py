@@ -9,6 +9,9 @@ HTTP table); nothing below the endpoints knows a status number.
     |   |-- UnsupportedMediaType a body of a kind this route does not read
     |   `-- TooLarge             a body over ``max_body_bytes``
     |-- NotFound                 the thing named does not exist
+    |-- Conflict                 it exists, but not in a state in which this can be done
+    |   `-- StaleReceipt         the lease ran out or was settled
+    |-- QueueFull                the queue holds as much as its settings allow
     |-- MethodNotAllowed         it does, but not for this HTTP method
     |-- AccessDenied             the peer may not do this
     |   `-- CredentialsRequired  it may, with the right user name and password
@@ -49,6 +52,24 @@ class NotFound(RestMQError):
     """The thing named does not exist."""
 
     code = "not-found"
+
+
+class Conflict(RestMQError):
+    """The thing named exists, but not in a state in which this can be done."""
+
+    code = "conflict"
+
+
+class StaleReceipt(Conflict):
+    """The lease that the receipt names ran out, or was settled; another delivery may be on."""
+
+    code = "stale-receipt"
+
+
+class QueueFull(RestMQError):
+    """The queue holds as many messages as its ``max_length`` allows; nothing was stored."""
+
+    code = "queue-full"
 
 
 class MethodNotAllowed(RestMQError):

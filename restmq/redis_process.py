@@ -4,7 +4,7 @@ One ``RedisProcess`` owns one data directory, which holds:
 
     server.lock      held with flock by the server and by its Redis; tells their process numbers
     redis.log        what Redis prints; ``redis.log.1`` is the one before
-    appendonly.aof   the data (a directory of files from Redis 7 on)
+    appendonly.aof   the data (a directory of files from Redis 7 on), if it is to be kept
     run/redis.sock   the socket, in a directory that only this user may enter
 """
 
@@ -119,9 +119,10 @@ def _is_recent(program: Path) -> bool:
 class RedisProcess:
     """A private Redis on a unix socket; use it with ``async with``, or ``start`` and ``stop``.
 
-    ``fsync`` is "always", "everysec" or "no"; with ``persistent=False`` nothing is stored on disk.
-    ``extra_arguments`` go to Redis last, so that they win. A data directory that someone else
-    holds is waited for during ``lock_wait_seconds``.
+    ``fsync`` is "always", "everysec" or "no"; with ``persistent=False`` nothing is stored on disk,
+    and all is lost when Redis ends, also when it dies and is started again. ``extra_arguments`` go
+    to Redis last, so that they win. A data directory that someone else holds is waited for during
+    ``lock_wait_seconds``.
 
     Start it from a thread that lives as long as the server: Linux ties the child to that thread.
     """
@@ -139,6 +140,7 @@ class RedisProcess:
         self._fsync = fsync
         self._extra_arguments = tuple(extra_arguments)
         self._persistent = persistent
+        self._name = "the private Redis" if persistent else "the memory Redis"
         self._lock_wait_seconds = lock_wait_seconds
         self._lock = DirectoryLock(self.data_dir)
         self._log_path = self.data_dir / "redis.log"
@@ -154,7 +156,7 @@ class RedisProcess:
     def socket_path(self) -> Path:
         """Where Redis listens; StartupError before ``start``."""
         if self._socket_path is None:
-            raise StartupError("the private Redis has not been started")
+            raise StartupError(f"{self._name} has not been started")
         return self._socket_path
 
     @property
@@ -190,7 +192,7 @@ class RedisProcess:
         found, the directory cannot be used or is held by another server, or Redis gives up.
         """
         if self._watch_task is not None:
-            raise StartupError("the private Redis has been started already")
+            raise StartupError(f"{self._name} has been started already")
         self._program = await asyncio.to_thread(find_program)
         try:
             self._prepare_data_directory()
@@ -201,12 +203,12 @@ class RedisProcess:
         except OSError as error:
             await self._clear()
             raise StartupError(
-                f"the private Redis cannot be started in {self.data_dir}: {error}"
+                f"{self._name} cannot be started in {self.data_dir}: {error}"
             ) from error
         except BaseException:
             await self._clear()
             raise
-        self._watch_task = asyncio.create_task(self._watch(), name="watch the private Redis")
+        self._watch_task = asyncio.create_task(self._watch(), name=f"watch {self._name}")
 
     async def stop(self) -> None:
         """Stop Redis, which writes out all it holds, and let go of the data directory.
@@ -261,6 +263,8 @@ class RedisProcess:
         return [*pairs, *self._extra_arguments]
 
     async def _spawn(self) -> None:
+        if not self._persistent:  # nobody should have asked for a snapshot, but it would be loaded
+            (self.data_dir / "dump.rdb").unlink(missing_ok=True)
         log = self._open_log()
         try:
             lock = self._lock.descriptor
@@ -288,7 +292,7 @@ class RedisProcess:
             await asyncio.wait({exited, answered}, return_when=asyncio.FIRST_COMPLETED)
             if exited.done():
                 raise StartupError(
-                    f"the private Redis ended while it started ({_ending(exited.result())}); "
+                    f"{self._name} ended while it started ({_ending(exited.result())}); "
                     f"{self._log_path} ends with:\n{self._end_of_log()}"
                 )
             answered.result()
@@ -333,7 +337,7 @@ class RedisProcess:
                 # Redis leaves the number out if the loading has ended since.
                 reason = f"{state.get('loading_loaded_perc', 100)} % of its data is loaded"
         lived_seconds = asyncio.get_running_loop().time() - self._started_at
-        logger.info("the private Redis is not ready after %.0f s: %s", lived_seconds, reason)
+        logger.info("%s is not ready after %.0f s: %s", self._name, lived_seconds, reason)
 
     def _end_of_log(self) -> str:
         """The last lines that the present Redis has written."""
@@ -352,7 +356,8 @@ class RedisProcess:
             if loop.time() - self._started_at > SETTLED_SECONDS:
                 pause_seconds = SHORTEST_PAUSE_SECONDS
             logger.error(
-                "the private Redis (process %d) is gone (%s); it is started again in %.1f s",
+                "%s (process %d) is gone (%s); it is started again in %.1f s",
+                self._name,
                 self._process.pid,
                 _ending(return_code),
                 pause_seconds,
@@ -365,7 +370,7 @@ class RedisProcess:
             except (StartupError, OSError) as error:
                 logger.error("%s", error)
             else:
-                logger.info("the private Redis answers again (process %d)", self._process.pid)
+                logger.info("%s answers again (process %d)", self._name, self._process.pid)
 
     async def _clear(self) -> None:
         """End the present child and give back all that was taken; harmless if repeated."""
@@ -386,7 +391,7 @@ class RedisProcess:
         try:
             await asyncio.wait_for(process.wait(), STOP_SECONDS)
         except TimeoutError:
-            logger.error("the private Redis (process %d) does not stop; killing it", process.pid)
+            logger.error("%s (process %d) does not stop; killing it", self._name, process.pid)
             # The whole session, since a rewrite of the log runs in a child of Redis.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -8,6 +8,7 @@ serves with one node in this process, or with several in processes of their own.
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import gc
 import logging
 import math
@@ -15,29 +16,35 @@ import resource
 import signal
 import socket
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from typing import Any, Protocol, Self, TypeVar, cast
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
 
-from aiohttp import StreamReader, web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.web_protocol import RequestHandler
+from aiohttp import web
 
 from restmq.access import Access
 from restmq.broker.broker import Broker
 from restmq.broker.consumers import End
-from restmq.broker.dispatch import StreamLimits
 from restmq.broker.scripts import HistoryLimits
+from restmq.broker.streams import StreamLimits
 from restmq.endpoints.collectd import CollectdEndpoint
 from restmq.endpoints.commands import CommandEndpoint
+from restmq.endpoints.http_server import HttpServer
 from restmq.endpoints.pages import PageEndpoint
 from restmq.endpoints.rest import RestEndpoint
 from restmq.endpoints.router import Route, Router
 from restmq.endpoints.stream import StreamEndpoint
 from restmq.endpoints.syslog import SyslogListener
-from restmq.endpoints.web import Request
 from restmq.errors import StartupError
+from restmq.memory_redis import (
+    SOCKET_NAME,
+    AskedMemoryRedis,
+    MemoryRedisServer,
+    MemoryRedisUrl,
+    NamedMemoryRedis,
+    PrivateMemoryRedis,
+)
+from restmq.queue_patterns import QueuePatterns
 from restmq.redis_process import RedisProcess
 from restmq.settings import Settings
 from restmq.workers import WorkerPool
@@ -45,75 +52,24 @@ from restmq.workers import WorkerPool
 logger = logging.getLogger(__name__)
 
 LISTEN_BACKLOG = 4096
-KEEP_ALIVE_SECONDS = 75.0
-"""An idle connection is closed after so long."""
 
 Result = TypeVar("Result")
-
-
-class HttpServer(web.Server):
-    """aiohttp's low-level server, which here also gives up on clients that send no headers."""
-
-    def __init__(self, router: Router, settings: Settings) -> None:
-        super().__init__(
-            cast(Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], router.handle),
-            request_factory=self._new_request,
-            handler_cancellation=True,  # a client that left must not consume a message
-            access_log=None,
-            keepalive_timeout=KEEP_ALIVE_SECONDS,
-        )
-        self._max_body_bytes = settings.max_body_bytes
-        self._body_timeout_seconds = settings.body_timeout_seconds
-        self._header_timeout_seconds = settings.header_timeout_seconds
-        self._silent: dict[RequestHandler, tuple[float, asyncio.Transport]] = {}
-
-    def _new_request(
-        self,
-        message: RawRequestMessage,
-        payload: StreamReader,
-        protocol: RequestHandler,
-        writer: AbstractStreamWriter,
-        task: asyncio.Task[None],
-    ) -> Request:
-        self._silent.pop(protocol, None)
-        limit = self._max_body_bytes
-        request = Request(
-            message, payload, protocol, writer, task, self._loop, client_max_size=limit
-        )
-        request.body_timeout_seconds = self._body_timeout_seconds
-        return request
-
-    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        """Give a new connection time to send its first headers."""
-        super().connection_made(handler, transport)
-        deadline = time.monotonic() + self._header_timeout_seconds
-        self._silent[handler] = (deadline, transport)
-
-    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        """Forget a connection."""
-        self._silent.pop(handler, None)
-        super().connection_lost(handler, exc)
-
-    async def close_silent_connections(self) -> None:
-        """Close connections whose first headers are late, for ever."""
-        while True:
-            pause_seconds = self._header_timeout_seconds
-            for handler, (deadline, transport) in list(self._silent.items()):
-                remaining_seconds = deadline - time.monotonic()
-                if remaining_seconds > 0:  # the others came later
-                    pause_seconds = remaining_seconds
-                    break
-                self._silent.pop(handler, None)
-                transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
-                transport.close()
-            await asyncio.sleep(pause_seconds)
 
 
 class Node:
     """One worker process: a broker over one Redis, and the listeners in front of it."""
 
-    def __init__(self, settings: Settings, redis_url: str, access: Access) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        redis_url: str,
+        access: Access,
+        queue_patterns: QueuePatterns | None = None,
+        memory_redis_url: MemoryRedisUrl | None = None,
+    ) -> None:
         self._settings = settings
+        self.queue_patterns = queue_patterns or QueuePatterns.of(settings)
+        self.memory_redis_url = memory_redis_url or NamedMemoryRedis(settings.memory_redis_url).url
         limits = StreamLimits(
             outbox_bytes=settings.outbox_bytes,
             ping_seconds=settings.ping_seconds,
@@ -121,7 +77,9 @@ class Node:
                 max_count=settings.history_count, max_seconds=math.ceil(settings.history_seconds)
             ),
         )
-        self.broker = Broker(redis_url, limits)
+        self.broker = Broker(
+            redis_url, limits, self.queue_patterns.overrides, self.memory_redis_url
+        )
         self.access = access
         self._pages = PageEndpoint(self.broker)
         self.router = self._wire()
@@ -169,6 +127,7 @@ class Node:
         self._tasks = [
             loop.create_task(server.close_silent_connections(), name="silent-connections"),
             loop.create_task(self.access.watch(), name="acl-watch"),
+            loop.create_task(self.queue_patterns.watch(), name="queue-patterns-watch"),
         ]
         logger.info("RestMQ serves on http://%s:%d", _for_url(settings.listen), self.port)
 
@@ -213,6 +172,13 @@ class Endpoint(Protocol):
         """Return its rows of the route table."""
 
 
+class Follower(Protocol):
+    """What follows a file: acl.conf, or the settings of queues."""
+
+    async def reload_if_changed(self) -> bool:
+        """Look at the file now; returns whether anything has changed."""
+
+
 def _cannot_listen(host: str, port: int, error: OSError) -> StartupError:
     reason = error.strerror or str(error)
     return StartupError(f"cannot listen on {_for_url(host)}:{port}: {reason}")
@@ -244,25 +210,47 @@ def run(settings: Settings) -> int:
 
 async def _serve(settings: Settings, access: Access) -> int:
     stop = stop_signal()
-    redis_url = settings.external_redis_url
     async with contextlib.AsyncExitStack() as stack:
+        redis_url = settings.external_redis_url
+        memory_url = NamedMemoryRedis(settings.memory_redis_url).url
+        memory_socket = None
         if redis_url is None:
-            process = RedisProcess(settings.data_dir, settings.fsync)
-            await stack.enter_async_context(process)
+            process = await stack.enter_async_context(
+                RedisProcess(settings.data_dir, settings.fsync)
+            )
             redis_url = process.url
+            if not settings.memory_redis_url:
+                memory = RedisProcess(settings.data_dir / "memory", persistent=False)
+                memory_url = (await stack.enter_async_context(PrivateMemoryRedis(memory))).url
+                memory_socket = process.socket_path.with_name(SOCKET_NAME)
         if settings.workers == 1:
-            await stack.enter_async_context(reload_on_hangup(access))
-            await stack.enter_async_context(Node(settings, redis_url, access))
+            await stack.enter_async_context(_node(settings, redis_url, access, memory_url))
             tune_garbage_collection()
             await stop.wait()
         else:
+            if memory_socket is not None:
+                await stack.enter_async_context(MemoryRedisServer(memory_url, memory_socket))
             settings = stack.enter_context(reserved_port(settings))
-            pool = WorkerPool(settings, redis_url, run_worker)
+            serve = functools.partial(run_worker, settings, redis_url, memory_socket)
+            pool = WorkerPool(settings, serve)
             await stack.enter_async_context(pool)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, pool.hang_up)
             await pool.run_until(stop)
         logger.info("stopping")
     return 0
+
+
+@contextlib.asynccontextmanager
+async def _node(
+    settings: Settings, redis_url: str, access: Access, memory_redis_url: MemoryRedisUrl
+) -> AsyncIterator[Node]:
+    """Open a node whose files are read again on SIGHUP."""
+    patterns = QueuePatterns.of(settings)
+    async with (
+        reload_on_hangup(access, patterns),
+        Node(settings, redis_url, access, patterns, memory_redis_url) as node,
+    ):
+        yield node
 
 
 @contextlib.contextmanager
@@ -283,35 +271,47 @@ def reserved_port(settings: Settings) -> Iterator[Settings]:
         yield dataclasses.replace(settings, port=holder.getsockname()[1])
 
 
-def run_worker(settings: Settings, redis_url: str) -> None:
-    """Serve as one of several worker processes, until told to stop."""
+def run_worker(settings: Settings, redis_url: str, memory_socket: Path | None) -> None:
+    """Serve as one of several worker processes, until told to stop.
+
+    ``memory_socket`` is where to ask for the private memory Redis, if there can be one.
+    """
     set_up_logging(settings)
     raise_file_limit()
-    run_loop(_serve_worker(settings, redis_url))
+    run_loop(_serve_worker(settings, redis_url, memory_socket))
 
 
-async def _serve_worker(settings: Settings, redis_url: str) -> None:
+async def _serve_worker(settings: Settings, redis_url: str, memory_socket: Path | None) -> None:
     stop = stop_signal()
     access = Access.load(settings.acl)
-    async with reload_on_hangup(access), Node(settings, redis_url, access):
+    async with contextlib.AsyncExitStack() as stack:
+        memory_url = NamedMemoryRedis(settings.memory_redis_url).url
+        if memory_socket is not None:
+            memory = await stack.enter_async_context(AskedMemoryRedis(memory_socket))
+            memory_url = memory.url
+        await stack.enter_async_context(_node(settings, redis_url, access, memory_url))
         tune_garbage_collection()
         await stop.wait()
 
 
 @contextlib.asynccontextmanager
-async def reload_on_hangup(access: Access) -> AsyncIterator[None]:
-    """Read acl.conf again at once when SIGHUP comes."""
+async def reload_on_hangup(*followers: Follower) -> AsyncIterator[None]:
+    """Have those that follow a file look at it at once when SIGHUP comes."""
     hangup = asyncio.Event()
 
     async def reload() -> None:
         while True:
             await hangup.wait()
             hangup.clear()
-            await access.reload_if_changed()
+            for follower in followers:
+                try:
+                    await follower.reload_if_changed()
+                except Exception:  # the next SIGHUP must still be heard
+                    logger.exception("a file could not be read again")
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
-    task = loop.create_task(reload(), name="acl-reload")
+    task = loop.create_task(reload(), name="reload-on-hangup")
     try:
         yield
     finally:

@@ -6,10 +6,12 @@ a view of that list: the flags of the command line, the table in the manual, ``l
 A setting ``stomp_port`` of section ``stomp`` is spelled ``port`` under ``[stomp]`` in the file,
 ``RESTMQ_STOMP_PORT`` in the environment and ``--stomp-port`` on the command line; the names of
 section ``server`` carry no prefix. A new section needs no code: give its fields that section.
+
+Sections ``[queues."pattern"]`` stand apart: they hold settings of queues, not of the server.
+``queue_settings.py`` says what may be in them, and they are found in the file only.
 """
 
 import dataclasses
-import difflib
 import functools
 import tomllib
 import types
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from restmq.errors import SettingsError
+from restmq.errors import InvalidInput, SettingsError
 from restmq.knobs import (
     Knob,
     check_networks,
@@ -28,14 +30,17 @@ from restmq.knobs import (
     check_redis_url,
     knob,
 )
+from restmq.queue_settings import Patterns, did_you_mean
 
 DEFAULT_FILE_NAME = "restmq.toml"
 DEFAULT_DATA_DIR = Path("restmq-data")
 DEFAULT_REDIS_HOST = "127.0.0.1"
 DEFAULT_REDIS_PORT = 6379
 DEFAULT_SOURCE = "default"
+QUEUES_SECTION = "queues"
 
 MEBIBYTE = 1024 * 1024
+MAX_FILE_BYTES = MEBIBYTE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +101,13 @@ class Settings:
         "Kept for the original's start scripts; a worker uses two connections whatever it says.",
         minimum=1,
         maximum=10_000,
+    )
+    memory_redis_url: str = knob(
+        "",
+        "Redis for queues with storage=memory; to be named where the other one is, else a private "
+        "one is started when it is first needed.",
+        check=check_redis_url,
+        secret=True,
     )
     acl: str = knob(
         "acl.conf",
@@ -172,6 +184,9 @@ class Settings:
         minimum=0,
         maximum=65535,
     )
+    queues: Patterns = dataclasses.field(default_factory=Patterns)
+    config_file: Path | None = dataclasses.field(default=None, compare=False)
+    """The TOML file that was read, if any, so that ``queues`` can follow it."""
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -198,6 +213,22 @@ class Settings:
             raise SettingsError(
                 f"{' and '.join(given)} contradict each other; keep either redis_url or the others "
                 "(a database number can be part of the URL, as in redis://localhost:6379/3)"
+            )
+
+    def check_memory_redis(self) -> None:
+        """Raise SettingsError if queues with storage=memory would have no Redis of their own."""
+        external = self.external_redis_url
+        where = self.sources.get("memory_redis_url", "memory_redis_url")
+        if external is not None and self.memory_redis_url == external:
+            raise SettingsError(
+                f"{where}: memory_redis_url must name another Redis, or another database of it, "
+                "than the one for queues with storage=disk"
+            )
+        needed = self.queues.sets("storage", "memory")
+        if needed and external is not None and not self.memory_redis_url:
+            raise SettingsError(
+                f'{self.config_file}: storage = "memory" in a section [{QUEUES_SECTION}] needs '
+                "memory_redis_url, since no private Redis is started beside one that was named"
             )
 
     def _named(self, name: str) -> bool:
@@ -247,7 +278,10 @@ def load(
 
     file = _settings_file(flags, environ, working_directory)
     if file is not None:
-        for each, value, where in _read_file(file):
+        values["config_file"] = file
+        document = _parse(read_settings_file(file), file)
+        values["queues"] = _queue_patterns(document.pop(QUEUES_SECTION, {}), file)
+        for each, value, where in _read_sections(document, file):
             values[each.name] = each.convert(value, where, textual=False)
             sources[each.name] = where
     for each, value, where in (*_read_environment(environ), *_read_flags(flags)):
@@ -256,7 +290,7 @@ def load(
 
     values["data_dir"] = working_directory / values.get("data_dir", DEFAULT_DATA_DIR)
     settings = Settings(**values, sources=sources)
-    _ = settings.external_redis_url  # raises if the names of the Redis contradict each other
+    settings.check_memory_redis()  # raises also if the names of the Redis contradict each other
     return settings
 
 
@@ -276,18 +310,53 @@ def _settings_file(
     return file if file.is_file() else None
 
 
-def _read_file(file: Path) -> Iterator[tuple[Knob, object, str]]:
+def read_queue_patterns(content: bytes, file: Path) -> Patterns:
+    """Read only the sections [queues."pattern"] out of the content of the TOML file.
+
+    Raises SettingsError that names the file, the section and the setting at fault.
+    """
+    return _queue_patterns(_parse(content, file).get(QUEUES_SECTION, {}), file)
+
+
+def read_settings_file(file: Path) -> bytes:
+    """Return the content of the TOML file; SettingsError if it cannot be read or is too long."""
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        with file.open("rb") as opened:
+            content = opened.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be read: {error.strerror}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise SettingsError(f"{file} has more than {MAX_FILE_BYTES} bytes")
+    return content
+
+
+def _parse(content: bytes, file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # also for numbers of too many digits
         raise SettingsError(f"{file} cannot be read as a TOML file: {error}") from error
 
+
+def _queue_patterns(table: object, file: Path) -> Patterns:
+    if not isinstance(table, dict):
+        raise SettingsError(
+            f'{file}: {QUEUES_SECTION} must be sections, each written [{QUEUES_SECTION}."pattern"]'
+        )
+    try:
+        return Patterns(table.items())
+    except InvalidInput as error:
+        raise SettingsError(f"{file} {error}") from error
+
+
+def _read_sections(
+    document: Mapping[str, object], file: Path
+) -> Iterator[tuple[Knob, object, str]]:
     by_section: dict[str, dict[str, Knob]] = {}
     for each in knobs():
         by_section.setdefault(each.section, {})[each.key] = each
     for section, table in document.items():
         if section not in by_section:
-            known = " ".join(f"[{name}]" for name in by_section)
+            known = " ".join(f"[{name}]" for name in (*by_section, f'{QUEUES_SECTION}."pattern"'))
             what = "section" if isinstance(table, dict) else "name outside a section"
             raise SettingsError(f"{file}: unknown {what} {section!r}; the sections are {known}")
         if not isinstance(table, dict):
@@ -296,7 +365,7 @@ def _read_file(file: Path) -> Iterator[tuple[Knob, object, str]]:
             if key not in by_section[section]:
                 raise SettingsError(
                     f"{file}: unknown name {key!r} in section [{section}]"
-                    + _did_you_mean(key, by_section[section])
+                    + did_you_mean(key, by_section[section])
                 )
             yield by_section[section][key], value, f"{file} [{section}] {key}"
 
@@ -313,11 +382,6 @@ def _read_flags(flags: Mapping[str, object]) -> Iterator[tuple[Knob, object, str
         if name == "config":
             continue
         if name not in by_name:
-            raise SettingsError(f"unknown setting {name!r}{_did_you_mean(name, by_name)}")
+            raise SettingsError(f"unknown setting {name!r}{did_you_mean(name, by_name)}")
         if value is not None and value != ():
             yield by_name[name], value, by_name[name].flag
-
-
-def _did_you_mean(name: str, known: Mapping[str, Knob]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else "; the names are " + ", ".join(known)

@@ -24,24 +24,24 @@ RESTART_PAUSE_SECONDS = 0.5
 KILL_AFTER_SECONDS = 5.0
 """A worker gets so long beyond ``drain_seconds`` before it is killed."""
 
-Serve = Callable[[Settings, str], None]
+Serve = Callable[[], None]
+"""What a worker runs; it must be picklable, as a partial of a function of a module is."""
 
 
-def _work(serve: Serve, settings: Settings, redis_url: str, parent: int) -> None:
+def _work(serve: Serve, parent: int) -> None:
     if sys.platform == "linux":
         # PR_SET_PDEATHSIG: the kernel stops this worker when its parent dies, however it dies.
         ctypes.CDLL(None).prctl(1, ctypes.c_ulong(signal.SIGTERM))
     if os.getppid() != parent:  # it died before the line above
         return
-    serve(settings, redis_url)
+    serve()
 
 
 class WorkerPool:
     """Keeps ``settings.workers`` processes running."""
 
-    def __init__(self, settings: Settings, redis_url: str, serve: Serve) -> None:
+    def __init__(self, settings: Settings, serve: Serve) -> None:
         self._settings = settings
-        self._redis_url = redis_url
         self._serve = serve
         # A fresh interpreter: forking a process that runs an event loop is not safe.
         self._context = multiprocessing.get_context("spawn")
@@ -83,7 +83,7 @@ class WorkerPool:
                 watcher.result()
 
     def hang_up(self) -> None:
-        """Pass SIGHUP on, by which workers read acl.conf again."""
+        """Pass SIGHUP on, by which workers read acl.conf and the settings of queues again."""
         for process in self._processes:
             if process is not None and process.pid is not None and process.is_alive():
                 os.kill(process.pid, signal.SIGHUP)
@@ -93,7 +93,7 @@ class WorkerPool:
         while not self._stopping:
             process = self._context.Process(
                 target=_work,
-                args=(self._serve, self._settings, self._redis_url, os.getpid()),
+                args=(self._serve, os.getpid()),
                 name=f"restmq-worker-{index}",
             )
             process.start()

@@ -7,6 +7,7 @@ import pytest
 
 from restmq.errors import SettingsError
 from restmq.knobs import Knob
+from restmq.queue_settings import Patterns
 from restmq.settings import Settings, knobs, load
 
 
@@ -297,6 +298,87 @@ class TestRedisAddress:
             assert "redis_url (RESTMQ_REDIS_URL)" in text
             assert f"{name} (--{name.replace('_', '-')})" in text
             assert "secret" not in text
+
+
+class TestMemoryRedisAddress:
+    def test_it_is_checked_and_kept_like_the_first_one(self, tmp_path):
+        url = "redis://:secret@localhost:6380/0"
+        settings = load({"memory_redis_url": url}, {}, tmp_path)
+        assert settings.memory_redis_url == url
+        assert "secret" not in repr(settings)
+        text = refusal(tmp_path, environ={"RESTMQ_MEMORY_REDIS_URL": "http://secret@h"})
+        assert text.startswith("RESTMQ_MEMORY_REDIS_URL: memory_redis_url ")
+        assert "secret" not in text
+        assert load({}, {}, tmp_path).memory_redis_url == ""
+
+    def test_it_must_be_another_one_than_the_first(self, tmp_path):
+        url = "redis://:secret@h:6379/0"
+        text = refusal(tmp_path, {"redis_url": url, "memory_redis_url": url})
+        assert text.startswith("--memory-redis-url: ")
+        assert "secret" not in text
+        classic = {"redis_host": "h", "memory_redis_url": "redis://h:6379/0"}
+        assert "another Redis, or another database" in refusal(tmp_path, classic)
+        other = load({**classic, "memory_redis_url": "redis://h:6379/1"}, {}, tmp_path)
+        assert other.external_redis_url == "redis://h:6379/0"
+
+    def test_patterns_for_memory_need_it_beside_a_named_redis(self, tmp_path):
+        file = write_file(tmp_path, '[queues."fast.*"]\nstorage = "memory"\n')
+        assert load({}, {}, tmp_path).queues.overrides("fast.1") == {"storage": "memory"}
+        text = refusal(tmp_path, {"redis_host": "h"})
+        assert text.startswith(str(file))
+        assert "memory_redis_url" in text
+        flags = {"redis_host": "h", "memory_redis_url": "redis://other"}
+        assert load(flags, {}, tmp_path).memory_redis_url == "redis://other"
+
+
+class TestQueuePatterns:
+    """Sections [queues."pattern"]; what may be in them is tested with queue_settings."""
+
+    def test_they_are_read_in_their_order_with_the_rest(self, tmp_path):
+        file = write_file(
+            tmp_path,
+            '[queues."jobs.*"]\nttl = 5\ncopies_to = ["audit"]\n'
+            "[server]\nport = 17\n"
+            "[queues.'jobs.a']\ndelay = 7\n"
+            "[queues.'*.a']\nttl = 6\n",
+        )
+        settings = load({}, {}, tmp_path)
+        assert settings.port == 17
+        assert settings.queues.overrides("jobs.a") == {
+            "ttl": 6,
+            "copies_to": ("audit",),
+            "delay": 7,
+        }
+        assert settings.config_file == file
+        assert "queues" not in settings.sources
+
+    def test_they_may_be_inline_tables(self, tmp_path):
+        write_file(tmp_path, '[queues]\n"a*" = { ttl = 5 }\nab = { ttl = 6 }\n')
+        patterns = load({}, {}, tmp_path).queues
+        assert [patterns.overrides(name).get("ttl") for name in ("a", "ab", "b")] == [5, 6, None]
+
+    def test_without_a_file_there_are_none(self, tmp_path):
+        settings = load({}, {"RESTMQ_QUEUES": "x"}, tmp_path)
+        assert settings.queues == Patterns()
+        assert settings.config_file is None
+        assert "did you mean" in refusal(tmp_path, {"worker": 1})
+
+    @pytest.mark.parametrize(
+        ("content", "told"),
+        [
+            ('[queues."jobs.*"]\ntll = 5\n', """ [queues."jobs.*"]: unknown setting 'tll'; did"""),
+            ('[queues."jobs.*"]\nttl = 0\n', ' [queues."jobs.*"]: ttl cannot be 0; it must be'),
+            ("[queues.jobs.a]\nttl = 5\n", 'put [queues."jobs.a"]'),
+            ("[queues]\nttl = 5\n", 'written [queues."ttl"]'),
+            ("queues = 5\n", 'each written [queues."pattern"]'),
+            ("[queue.a]\nttl = 5\n", '[queues."pattern"]'),
+        ],
+    )
+    def test_mistakes_are_told_with_file_section_and_setting(self, tmp_path, content, told):
+        file = write_file(tmp_path, content)
+        text = refusal(tmp_path)
+        assert text.startswith(str(file))
+        assert told in text
 
 
 class TestKnobs:

@@ -31,6 +31,17 @@ class Encoding(ABC):
     def encode(self, queue: str, messages: Sequence[Message]) -> bytes:
         """Return the bytes for these messages, joined into one write."""
 
+    def opened(self, queue: str, position: int | None) -> bytes:
+        """Return what says that the stream is open, so that it can be resumed after ``position``.
+
+        None for a leased stream, which has no position. Empty if the format has no such thing.
+        """
+        return b""
+
+    def gap(self, first: int, last: int) -> bytes:
+        """Return what says that messages with these numbers are kept no more."""
+        return b""
+
     @property
     def keep_alive(self) -> bytes:
         """Return bytes that say nothing but keep the connection open; empty for none."""
@@ -43,13 +54,15 @@ class Consumer(ABC):
     ``ended`` becomes done when the stream must end, with the reason as its result.
     """
 
-    __slots__ = ("encoding", "ended", "epoch", "handed_bytes", "progress", "share")
+    __slots__ = ("encoding", "ended", "epoch", "handed_bytes", "opened_at", "progress", "share")
 
     def __init__(self, encoding: Encoding) -> None:
         self.encoding = encoding
         self.ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self.epoch = 0
         """The queue's epoch when this consumer joined; a later one ends the stream."""
+        self.opened_at = 0
+        """The number of the last message that was sent before it joined."""
         self.handed_bytes = 0
         """Bytes that the broker has written to it so far."""
         self.progress: int | None = None
@@ -75,10 +88,13 @@ class Consumer(ABC):
 
     def ping(self) -> None:
         """Send a sign of life, if the format has one."""
-        ping = self.encoding.keep_alive
-        if ping:
-            self.handed_bytes += len(ping)
-            self.write(ping)
+        self.tell(self.encoding.keep_alive)
+
+    def tell(self, data: bytes) -> None:
+        """Send something that is no message; nothing if ``data`` is empty."""
+        if data:
+            self.handed_bytes += len(data)
+            self.write(data)
 
     @property
     @abstractmethod

@@ -8,7 +8,7 @@ consumers gets it, and what happens to one that does not read:
   pass ``outbox_bytes`` is cut off.
 - round-robin: written only to a consumer with nothing unsent, in the order of connection; so a
   slow one is passed over and holds little, which goes back to the queue when it is cut off.
-- either: one that has taken nothing between two keep-alives though bytes wait is cut off.
+- either: one that has taken nothing between two keep-alives is cut off (``keepalive.py``).
 
 New messages are moved out of the queue only while some consumer here has nothing unsent, so a
 backlog flows at the pace of the fastest.
@@ -17,14 +17,16 @@ backlog flows at the pace of the fastest.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
 
 from restmq.broker.commit import Committer
 from restmq.broker.consumers import Consumer, Encoding, End
+from restmq.broker.keepalive import KeepAlive
 from restmq.broker.message import Message, messages_from_history, messages_from_pairs
 from restmq.broker.queues import Queues
-from restmq.broker.scripts import DELIVERED, HistoryLimits, Reply, Scripts
+from restmq.broker.resume import Missed, read_missed
+from restmq.broker.scripts import DELIVERED, Reply, Scripts
+from restmq.broker.streams import Stream, StreamLimits
 from restmq.errors import RestMQError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -44,63 +46,22 @@ _WRITES_PER_BUSY_TURN = 10
 they publish meanwhile is then written together with what comes next, once and not twice."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamLimits:
-    """What streaming consumers of this node may use."""
-
-    outbox_bytes: int = 4 * 1024 * 1024
-    ping_seconds: float = 15.0
-    history: HistoryLimits = field(default_factory=HistoryLimits)
-
-
-class Stream:
-    """The consumers of one queue on this node."""
-
-    __slots__ = ("consumers", "generation", "joined", "position", "pump", "queue", "signal", "turn")
-
-    def __init__(self, queue: str) -> None:
-        self.queue = queue
-        self.consumers: list[Consumer] = []
-        self.joined: set[Consumer] = set()
-        """Consumers that count already but must not be written to yet."""
-        self.position: int | None = None
-        self.generation = ""
-        """Names the history that ``position`` counts in; another one begins if Redis loses it."""
-        self.turn = 0
-        self.signal = asyncio.Event()
-        self.pump: asyncio.Task[None] | None = None
-
-    @property
-    def count(self) -> int:
-        """Return how many consumers are here or about to be."""
-        return len(self.consumers) + len(self.joined)
-
-    def has_room(self) -> bool:
-        """Return whether any consumer could take more at once."""
-        return any(c.is_open and c.unsent_bytes == 0 for c in self.consumers)
-
-    def rotation(self) -> Iterator[Consumer]:
-        """Yield the consumers in turn for ever, preferring those with nothing unsent."""
-        while True:
-            able = [c for c in self.consumers if c.is_open and c.unsent_bytes == 0]
-            able = able or [c for c in self.consumers if c.is_open]
-            if not able:
-                return
-            for _ in range(len(able)):
-                self.turn = (self.turn + 1) % len(able)
-                yield able[self.turn - 1]
-
-
 class Dispatcher:
     """All streams of this node."""
 
     def __init__(
-        self, committer: Committer, queues: Queues, scripts: Scripts, limits: StreamLimits
+        self,
+        committer: Committer,
+        queues: Queues,
+        scripts: Scripts,
+        limits: StreamLimits,
+        keep_alive: KeepAlive,
     ) -> None:
         self._committer = committer
         self._queues = queues
         self._scripts = scripts
         self._limits = limits
+        self._keep_alive = keep_alive
         self._streams: dict[str, Stream] = {}
         self._calls = 0
         self._loop = asyncio.get_running_loop()
@@ -113,7 +74,6 @@ class Dispatcher:
         """Start the periodic work."""
         self._periodic = [
             self._loop.create_task(self._stay_alive(), name="dispatcher-heartbeat"),
-            self._loop.create_task(self._keep_connections_alive(), name="dispatcher-keep-alive"),
         ]
 
     async def close(self) -> None:
@@ -155,20 +115,28 @@ class Dispatcher:
             stream.position = None  # what was sent while nobody was here is not for this one
         stream.joined.add(consumer)
         try:
-            epoch, position = await self._announce(stream)
+            epoch, position, sent_number = await self._announce(stream)
         except BaseException:
             # Redis may count it all the same; so the stream stays until the heartbeat has told.
             stream.joined.discard(consumer)
             raise
         if stream.position is None:
             stream.position = position
+            stream.last_number = sent_number
         consumer.epoch = epoch
+        consumer.opened_at = stream.last_number
+
+    def read_missed(self, queue: str, consumer: Consumer, after: int) -> AsyncIterator[Missed]:
+        """Yield what a consumer that has joined missed since message ``after``; then begin it."""
+        stream = self._streams[queue]
+        return read_missed(self._committer, self._scripts, stream, consumer, after)
 
     def begin(self, queue: str, consumer: Consumer) -> None:
         """Start handing messages to a consumer that has joined and is ready to be written to."""
         stream = self._streams[queue]
         stream.joined.discard(consumer)
         stream.consumers.append(consumer)
+        self._keep_alive.watch(consumer, lambda: self._cut_off(stream, consumer))
         self.wake(queue)
 
     async def leave(self, queue: str, consumer: Consumer) -> None:
@@ -177,6 +145,7 @@ class Dispatcher:
         if stream is None:
             return
         stream.joined.discard(consumer)
+        self._keep_alive.forget(consumer)
         with contextlib.suppress(ValueError):
             stream.consumers.remove(consumer)
         self._take_back(stream, consumer)
@@ -206,11 +175,11 @@ class Dispatcher:
         for queue in list(self._streams):
             self.wake(queue)
 
-    async def _announce(self, stream: Stream) -> tuple[int, int]:
+    async def _announce(self, stream: Stream) -> tuple[int, int, int]:
         reply = await self._committer.submit(
             self._scripts.join(stream.queue, stream.count, NODE_LIFETIME_SECONDS, stream.position)
         )
-        return reply[0], reply[1]
+        return reply[0], reply[1], reply[2]
 
     def _drop_if_empty(self, stream: Stream) -> None:
         if not stream.count and self._streams.get(stream.queue) is stream:
@@ -235,14 +204,16 @@ class Dispatcher:
             stream.signal.set()
             await asyncio.sleep(_RETRY_SECONDS)
             return
-        epoch, position, missed, more, entries, handed, generation, other_nodes = reply
+        epoch, position, missed, more, entries, handed, generation, other_nodes, trimmed = reply
         stream.position = position
         stream.generation = generation.decode()
         if missed:
             logger.warning("%d broadcast messages of %r were missed", missed, stream.queue)
+            self._announce_gap(stream, trimmed)
         self._end_purged(stream, epoch)
         if entries:
             messages = messages_from_history(entries)
+            stream.last_number = max(stream.last_number, *(m.number for m in messages))
             if other_nodes or any(consumer.is_open for consumer in stream.consumers):
                 await self._broadcast(stream, messages)
             else:  # the last consumer left while they were fetched
@@ -292,6 +263,12 @@ class Dispatcher:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
         stream.signal.set()
+
+    def _announce_gap(self, stream: Stream, last: int) -> None:
+        """Tell every consumer of messages that left the history before this node read them."""
+        if last > stream.last_number:
+            for consumer in stream.consumers:
+                consumer.tell(consumer.encoding.gap(stream.last_number + 1, last))
 
     def _end_purged(self, stream: Stream, epoch: int) -> None:
         for consumer in stream.consumers:
@@ -369,27 +346,6 @@ class Dispatcher:
         with contextlib.suppress(RestMQError):
             await self._announce(stream)
             self._drop_if_empty(stream)
-
-    async def _keep_connections_alive(self) -> None:
-        while True:
-            await asyncio.sleep(self._limits.ping_seconds)
-            seen = 0
-            for stream in list(self._streams.values()):
-                for consumer in list(stream.consumers):
-                    self._check(stream, consumer)
-                    seen += 1
-                    if seen % _SLICE == 0:
-                        await asyncio.sleep(0)
-
-    def _check(self, stream: Stream, consumer: Consumer) -> None:
-        unsent = consumer.unsent_bytes
-        taken = consumer.handed_bytes - unsent
-        if unsent and consumer.progress is not None and taken <= consumer.progress:
-            self._cut_off(stream, consumer)
-            return
-        consumer.progress = taken if unsent else None
-        if not unsent and not consumer.ended.done():
-            consumer.ping()
 
 
 async def _forget_when_sent(consumer: Consumer) -> None:

@@ -16,6 +16,12 @@ _MAX_NUMBER_DIGITS = len(str(2**53))
 REGISTRY = "restmq:queues"
 """Sorted set of the names of all queues ever added to, all with score 0, so in byte order."""
 
+DUE = "restmq:due"
+"""Sorted set: ``<time>:<kind>:<name>`` by the time at which to look at a queue or log."""
+
+DUE_CHANNEL = "restmq:due"
+"""All nodes listen here; a message says that something is due earlier than what was first."""
+
 NODE_CHANNEL = "restmq:node:"
 """A node listens on this plus its own name; the payload is the name of a queue to look at."""
 
@@ -24,20 +30,47 @@ class QueueKeys(NamedTuple):
     """The keys of one queue, in the order in which every script receives them as KEYS."""
 
     record: str
-    """Hash: ``next`` (last number given), ``status``, ``policy``, ``epoch`` (times purged),
-    ``turn`` (of round-robin), ``sent``, ``generation`` and ``history_bytes`` (of broadcast)."""
+    """Hash: ``next`` (last number given), ``status``, ``policy``, ``settings``, ``epoch`` (times
+    purged), ``rate_in`` and ``rate_out``; ``turn`` (of round-robin); ``sent``, ``generation``,
+    ``history_bytes``, ``sent_number`` and ``trimmed`` (of broadcast)."""
     ready: str
-    """List: the numbers of the messages that wait, oldest first."""
+    """List: the numbers of ready messages of default priority that never left, oldest first."""
+    ranked: str
+    """Sorted set: the numbers of all other ready messages, by priority and number."""
+    stale: str
+    """Set: numbers that are still in ``ready`` though their messages have moved to ``ranked``."""
     messages: str
-    """Hash: number to stored record (``message.py``)."""
+    """Hash: number to stored record (``message.py``) of all that is ready, leased or delayed."""
     expiry: str
-    """Sorted set: number by the time at which it expires; only messages with a ttl."""
+    """Sorted set: number by the time at which it expires; only with a ttl, and not leased."""
     gets: str
     """Hash: number to how often it was looked at by ``get``; only messages that were."""
     popped: str
     """List: runs of numbers popped lately, which ``delete`` still knows; bounded, expires."""
+    stories: str
+    """Hash: number to attempts, receipt token, holder, deadline, why it last came back."""
+    leased: str
+    """Sorted set: number by the end of its lease."""
+    held: str
+    """Sorted set, by name: ``<node>:<number>``, leases that belong to a stream of that node."""
+    delayed: str
+    """Sorted set: number by the time at which it becomes ready."""
+    dead: str
+    """Sorted set: number by the time of its death."""
+    dead_messages: str
+    """Hash: number to record, attempts and reason of a dead letter."""
+    dead_expiry: str
+    """Sorted set: number by the time at which it expires; only dead letters with a ttl."""
+    ids: str
+    """Hash: idempotency key to the messages that it made, and until when it counts."""
+    id_expiry: str
+    """Sorted set: idempotency key by that time."""
+    copies: str
+    """List: messages on their way to the queues that copy this one, oldest first."""
     nodes: str
     """Hash: node to its consumers, its deadline and its position in the history."""
+    listeners: str
+    """Hash: node to its consumers of leased streams, and its deadline."""
     assigned: str
     """Sorted set, by name: ``<node>:<number>``, messages whose turn fell to another node."""
     history: str
@@ -53,18 +86,16 @@ def queue_keys(queue: str, node: str, flavour: str = "") -> QueueKeys:
     if "}" in queue or "%" in queue:  # a brace would end the hash tag too early
         tag = queue.replace("%", "%25").replace("}", "%7D")
     prefix = f"restmq:{{{tag}}}:"
-    return QueueKeys(
-        record=prefix + "queue",
-        ready=prefix + "ready",
-        messages=prefix + "messages",
-        expiry=prefix + "expiry",
-        gets=prefix + "gets",
-        popped=prefix + "popped",
-        nodes=prefix + "nodes",
-        assigned=prefix + "assigned",
-        history=prefix + "history",
-        taken=f"{prefix}taken:{node}:{flavour}",
+    return QueueKeys._make(
+        [*(prefix + suffix for suffix in _SUFFIXES), f"{prefix}taken:{node}:{flavour}"]
     )
+
+
+_SUFFIXES = tuple(
+    "queue" if name == "record" else name.replace("_", "-")
+    for name in QueueKeys._fields
+    if name != "taken"
+)
 
 
 def check_queue_name(name: str) -> str:
@@ -102,3 +133,50 @@ def message_number(queue: str, key: str) -> int | None:
         return None
     number = int(digits)
     return number if number < 2**53 else None
+
+
+class LogKeys(NamedTuple):
+    """The keys of one log, in the order in which every script of logs receives them as KEYS."""
+
+    entries: str
+    """Hash: field (partition and id) to record, and ``last`` and ``attributes`` of the log."""
+    order: str
+    """Sorted set, all scores 0: fields in order, by path, and runs by their deadline; the sections
+    are described in ``lua/log_common.lua``."""
+    cursors: str
+    """Sorted set: client by the number of the entry that it has read last."""
+
+
+def log_keys(collection: str, name: str) -> LogKeys:
+    """Spell the keys of a log; a collection holds no slash, so that no two logs share them."""
+    prefix = f"restmq:{{{_log_tag(collection, name)}}}:"
+    return LogKeys(prefix + "entries", prefix + "order", prefix + "cursors")
+
+
+def log_channel(collection: str, name: str) -> str:
+    """Spell the channel on which the followers of a log are woken.
+
+    The payload names the paths of what is new, with a zero byte between them; empty: anything.
+    """
+    return f"restmq:log:{collection}/{name}"
+
+
+LOG_NODES_CHANNEL = "restmq:log"
+"""Nodes listen here while they follow no log; nothing is ever said."""
+
+
+def log_registry(collection: str) -> str:
+    """Spell the sorted set of the names of a collection's logs, all with score 0."""
+    return f"restmq:logs:{collection}"
+
+
+def log_client(collection: str, client: str) -> str:
+    """Spell the sorted set of the names of the logs in which a client has, or had, a cursor."""
+    return f"restmq:log-client:{collection}/{client}"
+
+
+def _log_tag(collection: str, name: str) -> str:
+    tag = f"{collection}/{name}"
+    if "}" in tag or "%" in tag:  # a brace would end the hash tag too early
+        tag = tag.replace("%", "%25").replace("}", "%7D")
+    return tag

@@ -4,7 +4,8 @@ Record format, as it lies in Redis (``lua/common.lua`` writes and reads the firs
 
     bytes 0-7    published: seconds since the epoch on Redis's clock, big-endian double
     bytes 8-15   expires: the same, 0 for never
-    bytes 16-17  length of the attributes, big-endian unsigned
+    byte  16     priority, 0 to 9
+    bytes 17-18  length of the attributes, big-endian unsigned
     then         the attributes, a MessagePack map; absent when the length is 0
     then         the value, byte for byte as it was published
 
@@ -17,10 +18,17 @@ from collections.abc import Sequence
 
 import msgspec
 
-_HEAD = struct.Struct(">ddH")
-_ATTRIBUTES_LENGTH = struct.Struct(">H")
+from restmq.errors import InvalidInput
+
+_HEAD = struct.Struct(">ddBH")
+_PACKED_HEAD = struct.Struct(">BH")
 _HISTORY_HEAD = struct.Struct(">dd")
-_PLAIN = _ATTRIBUTES_LENGTH.pack(0)
+
+DEFAULT_PRIORITY = 4
+MAX_PRIORITY = 9
+MAX_CONTENT_TYPE_CHARACTERS = 1024
+
+_PLAIN = _PACKED_HEAD.pack(DEFAULT_PRIORITY, 0)
 
 
 class Attributes(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -51,15 +59,26 @@ class Message:
         return published
 
     @property
+    def expires(self) -> float | None:
+        """When its time to live ends, on the same clock; None for never."""
+        expires: float = _HEAD.unpack_from(self.record)[1]
+        return expires or None
+
+    @property
+    def priority(self) -> int:
+        """How urgent it is, 0 to 9; higher leaves first."""
+        return self.record[16]
+
+    @property
     def value(self) -> bytes:
         """The value, byte for byte as it was published."""
-        length: int = _HEAD.unpack_from(self.record)[2]
+        length: int = _HEAD.unpack_from(self.record)[3]
         return self.record[_HEAD.size + length :]
 
     @property
     def attributes(self) -> Attributes:
         """What the publisher said beside the value."""
-        length: int = _HEAD.unpack_from(self.record)[2]
+        length: int = _HEAD.unpack_from(self.record)[3]
         if not length:
             return _DEFAULT_ATTRIBUTES
         return _decode_attributes(self.record[_HEAD.size : _HEAD.size + length])
@@ -68,12 +87,47 @@ class Message:
         return f"<Message {self.number}, {len(self.record)} bytes>"
 
 
-def pack(value: bytes, content_type: str | None = None) -> bytes:
-    """Pack what a publisher sent; the store puts the two times in front."""
-    if content_type is None:
+class LeasedMessage(Message):
+    """A message that was handed out for a time."""
+
+    __slots__ = ("attempt", "lease_expires", "lease_seconds", "token")
+
+    def __init__(
+        self,
+        number: int,
+        record: bytes,
+        attempt: int,
+        token: str,
+        lease_expires: float,
+        lease_seconds: float,
+    ) -> None:
+        super().__init__(number, record)
+        self.attempt = attempt
+        """How many times it was delivered, this time included."""
+        self.token = token
+        """Names this delivery; ``receipts.py`` makes a receipt of it."""
+        self.lease_expires = lease_expires
+        """When the lease ends, in seconds since the epoch on Redis's clock."""
+        self.lease_seconds = lease_seconds
+
+
+def pack(value: bytes, content_type: str | None = None, priority: int = DEFAULT_PRIORITY) -> bytes:
+    """Pack what a publisher sent; the store puts the two times in front.
+
+    Raises ``InvalidInput`` for a priority out of range or a content type that is too long.
+    """
+    if content_type is None and priority == DEFAULT_PRIORITY:
         return _PLAIN + value
-    attributes = _encode_attributes(Attributes(content_type=content_type))
-    return _ATTRIBUTES_LENGTH.pack(len(attributes)) + attributes + value
+    if not 0 <= priority <= MAX_PRIORITY:
+        raise InvalidInput(f"priority must be a whole number from 0 to {MAX_PRIORITY}")
+    attributes = b""
+    if content_type is not None:
+        if len(content_type) > MAX_CONTENT_TYPE_CHARACTERS:
+            raise InvalidInput(
+                f"the Content-Type may have at most {MAX_CONTENT_TYPE_CHARACTERS} characters"
+            )
+        attributes = _encode_attributes(Attributes(content_type=content_type))
+    return _PACKED_HEAD.pack(priority, len(attributes)) + attributes + value
 
 
 def messages_from_pairs(pairs: Sequence[int | bytes]) -> list[Message]:

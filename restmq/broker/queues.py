@@ -1,113 +1,75 @@
-"""The operations on queues that many requests share: adds and takes, grouped by queue.
+"""The operations on queues that many requests share: add, take, lease and settle.
 
-What arrives for one queue during a round trip becomes one call of one script.
+Each is counted in with the committer, which carries all of one kind for one queue together; what
+has a deadline is noted in the schedule before.
 """
 
 import asyncio
 from collections.abc import Sequence
 
-from restmq.broker.commit import MAX_BATCH_BYTES, Committer, Group
-from restmq.broker.message import Message
-from restmq.broker.scripts import POPPED, TAKEN, Call, Reply, Scripts
-from restmq.errors import RestMQError
+from restmq.broker.commit import Committer
+from restmq.broker.groups import Added, AddGroup, LeaseGroup, SettleGroup, TakeGroup
+from restmq.broker.message import LeasedMessage, Message
+from restmq.broker.schedule import Schedule
+from restmq.broker.scripts import Operation, Reply, Scripts, Settlement
 
+KIND = "queue"
+"""What the schedule calls a queue."""
 
-class _Adds(Group):
-    """Adds to one queue. A publisher that went away meanwhile has its message stored anyway."""
+DEFAULT_LEASE_SECONDS = 30.0
+SHORT_SECONDS = 3.0
+EXPIRY_GRAIN_SECONDS = 10.0
+"""Messages that expire take up room and nothing else, so clearing them may wait for others."""
 
-    def __init__(self, scripts: Scripts, queue: str) -> None:
-        self._scripts = scripts
-        self._queue = queue
-        self.wakes_itself = True
-        self._messages: list[tuple[int | None, bytes]] = []
-        self._futures: list[asyncio.Future[int]] = []
-
-    def append(self, ttl_seconds: int | None, packed: bytes, future: asyncio.Future[int]) -> None:
-        self._messages.append((ttl_seconds, packed))
-        self._futures.append(future)
-
-    def call(self, batch: str) -> Call:
-        return self._scripts.add(self._queue, self._messages, self.wakes_itself)
-
-    def settle(self, reply: Reply) -> None:
-        number: int = reply
-        for future in self._futures:
-            if not future.done():
-                future.set_result(number)
-            number += 1
-
-    def fail(self, error: RestMQError) -> None:
-        for future in self._futures:
-            if not future.done():
-                future.set_exception(error)
-
-
-class _Takes(Group):
-    """Takes from one queue. What falls to a consumer that went away meanwhile is put back."""
-
-    def __init__(self, queues: "Queues", scripts: Scripts, queue: str, remember: bool) -> None:
-        self._queues = queues
-        self._scripts = scripts
-        self._queue = queue
-        self._remember = remember
-        self._flavour = POPPED if remember else TAKEN
-        self._wanted: list[tuple[int, asyncio.Future[list[Message]]]] = []
-
-    def append(self, count: int, future: asyncio.Future[list[Message]]) -> None:
-        self._wanted.append((count, future))
-
-    def call(self, batch: str) -> Call:
-        total = sum(count for count, future in self._wanted if not future.done())
-        return self._scripts.take(
-            self._queue, self._flavour, batch, total, MAX_BATCH_BYTES, self._remember
-        )
-
-    def settle(self, reply: Reply) -> None:
-        stopped_early = reply[-1] == 1
-        messages = [Message(reply[at], reply[at + 1]) for at in range(0, len(reply) - 1, 2)]
-        used = 0
-        for count, future in self._wanted:
-            share = messages[used : used + count]
-            if future.done():
-                continue
-            if not share and stopped_early:
-                self._queues.take_again(self._queue, count, self._remember, future)
-                continue
-            future.set_result(share)
-            used += len(share)
-        if used < len(messages):
-            self._queues.give_back(self._queue, messages[used:])
-
-    def fail(self, error: RestMQError) -> None:
-        for _, future in self._wanted:
-            if not future.done():
-                future.set_exception(error)
-
-    def undo(self, batch: str) -> Call | None:
-        return self._scripts.restore_reply(self._queue, self._flavour, batch)
+_MAX_KNOWN = 10_000
 
 
 class Queues:
-    """Adds to, takes from and gives back to queues."""
+    """Adds to, takes and leases from, and gives back to queues."""
 
-    def __init__(self, committer: Committer, scripts: Scripts) -> None:
+    def __init__(self, committer: Committer, scripts: Scripts, schedule: Schedule) -> None:
         self._committer = committer
         self._scripts = scripts
+        self._schedule = schedule
         self._loop = asyncio.get_running_loop()
         self._restores = 0
+        self._lease_seconds: dict[str, float] = {}
+        """How long leases were that named no time."""
 
     def add(
-        self, queue: str, ttl_seconds: int | None, packed: bytes, wakes_itself: bool = False
-    ) -> asyncio.Future[int]:
-        """Append a message; the future gives its number once it is stored.
+        self,
+        queue: str,
+        operation: Operation,
+        size_bytes: int,
+        due_seconds: float | None = None,
+        expiry_seconds: float | None = None,
+        wakes_itself: bool = False,
+    ) -> asyncio.Future[Added]:
+        """Add messages; the future says where they are once they are stored.
 
+        ``due_seconds``, ``expiry_seconds``: when they become ready and expire, if they do.
         ``wakes_itself``: the caller looks at the queue for its own consumers afterwards.
+        The future raises ``QueueFull`` as the queue's settings say.
         """
-        group = self._committer.group(queue, lambda: _Adds(self._scripts, queue), len(packed))
-        future: asyncio.Future[int] = self._loop.create_future()
-        group.append(ttl_seconds, packed, future)
+        if due_seconds is not None:
+            self._schedule.note(KIND, queue, due_seconds)
+        if expiry_seconds is not None:
+            self._schedule.note(KIND, queue, expiry_seconds, EXPIRY_GRAIN_SECONDS)
+        group = self._committer.group(
+            queue,
+            lambda: AddGroup(
+                self._scripts, queue, lambda at: self._schedule.note_at(KIND, queue, at)
+            ),
+            size_bytes,
+        )
+        future: asyncio.Future[Added] = self._loop.create_future()
+        group.append(operation, future)
         group.wakes_itself &= wakes_itself
         return future
+
+    def note_due(self, queue: str, in_seconds: float) -> None:
+        """Note that something in the queue is due in so many seconds."""
+        self._schedule.note(KIND, queue, in_seconds)
 
     def take(self, queue: str, count: int, remember: bool) -> asyncio.Future[list[Message]]:
         """Take messages off the queue; the future gives up to ``count`` of them.
@@ -118,12 +80,6 @@ class Queues:
         self._put_take(queue, count, remember, future, is_admitted=False)
         return future
 
-    def take_again(
-        self, queue: str, count: int, remember: bool, future: asyncio.Future[list[Message]]
-    ) -> None:
-        """Put a take that got nothing for lack of room in the reply into the next round trip."""
-        self._put_take(queue, count, remember, future, is_admitted=True)
-
     def _put_take(
         self,
         queue: str,
@@ -132,9 +88,19 @@ class Queues:
         future: asyncio.Future[list[Message]],
         is_admitted: bool,
     ) -> None:
+        def take_again(count: int, future: asyncio.Future[list[Message]]) -> None:
+            # It got nothing for lack of room in the reply.
+            self._put_take(queue, count, remember, future, is_admitted=True)
+
         group = self._committer.group(
             (queue, remember),
-            lambda: _Takes(self, self._scripts, queue, remember),
+            lambda: TakeGroup(
+                self._scripts,
+                queue,
+                remember,
+                take_again,
+                lambda messages: self.give_back(queue, messages),
+            ),
             is_admitted=is_admitted,
         )
         group.append(count, future)
@@ -144,3 +110,82 @@ class Queues:
         pairs = [(message.number, message.record) for message in messages]
         self._restores += 1
         self._committer.put_back(self._scripts.restore(queue, str(self._restores), pairs))
+
+    def lease(
+        self, queue: str, count: int, seconds: float | None, held_by_stream: bool = False
+    ) -> asyncio.Future[list[LeasedMessage]]:
+        """Lease messages; the future gives up to ``count`` of them.
+
+        ``seconds`` None: as the queue's settings say. ``held_by_stream``: they come back when
+        this node dies. If the future is cancelled before it is done, its share comes back.
+        """
+        future: asyncio.Future[list[LeasedMessage]] = self._loop.create_future()
+        self._put_lease(queue, count, seconds, held_by_stream, future, is_admitted=False)
+        return future
+
+    def _put_lease(
+        self,
+        queue: str,
+        count: int,
+        seconds: float | None,
+        held_by_stream: bool,
+        future: asyncio.Future[list[LeasedMessage]],
+        is_admitted: bool,
+    ) -> None:
+        expected = seconds or self._lease_seconds.get(queue, DEFAULT_LEASE_SECONDS)
+        self._schedule.note(KIND, queue, expected)
+
+        def lease_again(count: int, future: asyncio.Future[list[LeasedMessage]]) -> None:
+            self._put_lease(queue, count, seconds, held_by_stream, future, is_admitted=True)
+
+        def make() -> LeaseGroup:
+            return LeaseGroup(
+                self._scripts,
+                queue,
+                seconds,
+                held_by_stream,
+                lease_again,
+                lambda messages: self.release_unseen(queue, messages),
+                lambda actual, at: self._note_lease(queue, expected, actual, at),
+            )
+
+        key = (queue, "lease", seconds, held_by_stream)
+        self._committer.group(key, make, is_admitted=is_admitted).append(count, future)
+
+    def _note_lease(self, queue: str, expected: float, actual: float, at: float) -> None:
+        # Noted again where the queue's settings say something else than what was expected, and
+        # where the time is so short that the schedule may have looked before there was a lease.
+        if actual < SHORT_SECONDS:
+            self._schedule.note_at(KIND, queue, at)
+        if actual != expected:
+            if len(self._lease_seconds) >= _MAX_KNOWN:
+                self._lease_seconds.clear()
+            self._lease_seconds[queue] = actual
+            self._schedule.note_at(KIND, queue, at)
+
+    def release_unseen(self, queue: str, messages: Sequence[LeasedMessage]) -> None:
+        """Release messages that reached nobody, as if they had never been delivered."""
+        for message in messages:
+            settlement = Settlement("release", message.number, message.token, "keep")
+            self.settle(queue, settlement, is_admitted=True).add_done_callback(_ignore_outcome)
+
+    def settle(
+        self, queue: str, settlement: Settlement, is_admitted: bool = False
+    ) -> asyncio.Future[Reply]:
+        """Settle one lease; the future gives 0 if it is stale, else what settle.lua says."""
+        if settlement.verb == "extend" or (settlement.verb == "release" and settlement.argument):
+            seconds = settlement.argument
+            if isinstance(seconds, int | float):
+                self._schedule.note(KIND, queue, seconds)
+        group = self._committer.group(
+            (queue, "settle"), lambda: SettleGroup(self._scripts, queue), is_admitted=is_admitted
+        )
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        group.append(settlement, future)
+        return future
+
+
+def _ignore_outcome(future: asyncio.Future[Reply]) -> None:
+    """Take note of a failure: the lease runs out by itself."""
+    if not future.cancelled():
+        future.exception()

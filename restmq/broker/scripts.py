@@ -5,19 +5,23 @@ header of the script's file states, so that no other module knows a position.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, NamedTuple
 
-from restmq.broker.keys import NODE_CHANNEL, queue_keys
+import msgspec
+
+from restmq.broker.keys import DUE, DUE_CHANNEL, NODE_CHANNEL, queue_keys
 
 Argument = str | bytes | int | float
+
+_pack = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One Lua file, with what all scripts share in front of it."""
+    """One Lua file, with what it shares with others in front of it."""
 
     name: str
     text: str
@@ -37,9 +41,10 @@ class Call(NamedTuple):
         return ("EVALSHA", self.script.sha1, *self.arguments)
 
 
-def _load(name: str) -> Script:
+def load_script(name: str, *shared: str) -> Script:
+    """Read a Lua file of this package, with the files named by ``shared`` in front of it."""
     directory = resources.files("restmq.broker") / "lua"
-    text = (directory / "common.lua").read_text() + (directory / f"{name}.lua").read_text()
+    text = "".join([(directory / f"{part}.lua").read_text() for part in (*shared, name)])
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -48,6 +53,13 @@ POPPED, TAKEN, DELIVERED = "popped", "taken", "delivered"
 
 RESTORED = "restored"
 """The flavour of calls that put messages back; those of late are known by their names."""
+
+_MAX_CACHED_QUEUES = 10_000
+"""Queues whose keys and settings are kept spelt out."""
+
+_QUEUE = ("common", "ready")
+_NODES = (*_QUEUE, "nodes")
+_LEASES = (*_NODES, "leases")
 
 
 class HistoryLimits(NamedTuple):
@@ -58,53 +70,130 @@ class HistoryLimits(NamedTuple):
     max_bytes: int = 16 * 1024 * 1024
 
 
-class Scripts:
-    """All scripts, bound to the name of one node."""
+class Operation(NamedTuple):
+    """Messages that one publisher adds together: all of them or none."""
 
-    def __init__(self, node: str) -> None:
+    messages: Sequence[bytes]
+    """Packed messages, at least one."""
+    options: Mapping[str, Any] | None = None
+    """What add.lua reads of the header, but for the count; None for one plain message."""
+
+    def arguments(self) -> list[Argument]:
+        """Return the words that add.lua expects."""
+        if self.options is None and len(self.messages) == 1:
+            return ["", self.messages[0]]
+        return [_pack({"n": len(self.messages), **(self.options or {})}), *self.messages]
+
+
+class Settlement(NamedTuple):
+    """What becomes of one leased message; settle.lua says what each verb means."""
+
+    verb: str
+    number: int
+    token: str
+    argument: str | float = ""
+
+
+class _Head(NamedTuple):
+    """What all calls for one queue have in common."""
+
+    overrides: Mapping[str, Any] | None
+    keys: tuple[Argument, ...]
+    taken: str
+    settings: bytes
+
+
+class Scripts:
+    """All scripts for queues, bound to the name of one node.
+
+    ``overrides``: what the node's patterns set for a queue, by name of the setting.
+    """
+
+    def __init__(
+        self, node: str, overrides: Callable[[str], Mapping[str, Any]] | None = None
+    ) -> None:
         self.node = node
         self.clock_seconds: float | None = None
         """Set by tests: the time that scripts believe in, instead of Redis's own clock."""
-        self._add = _load("add")
-        self._take = _load("take")
-        self._restore = _load("restore")
-        self._get = _load("get")
-        self._peek = _load("peek")
-        self._delete = _load("delete")
-        self._purge = _load("purge")
-        self._configure = _load("configure")
-        self._stats = _load("stats")
-        self._join = _load("join")
-        self._deliver = _load("deliver")
+        self._overrides = overrides
+        self._heads: dict[str, _Head] = {}
+        self._add = load_script("add", *_LEASES, "overflow")
+        self._take = load_script("take", *_LEASES, "popped", "replies")
+        self._lease = load_script("lease", *_LEASES)
+        self._settle = load_script("settle", *_LEASES)
+        self._restore = load_script("restore", *_QUEUE, "popped", "replies")
+        self._get = load_script("get", *_LEASES)
+        self._peek = load_script("peek", *_LEASES)
+        self._inspect = load_script("inspect", *_LEASES)
+        self._move = load_script("move", *_LEASES)
+        self._delete = load_script("delete", *_LEASES, "popped")
+        self._dead = load_script("dead", *_LEASES)
+        self._purge = load_script("purge", *_QUEUE)
+        self._configure = load_script("configure", "common")
+        self._stats = load_script("stats", *_LEASES)
+        self._join = load_script("join", *_NODES)
+        self._deliver = load_script("deliver", *_LEASES, "replies")
+        self._resume = load_script("resume", *_QUEUE)
+        self._listen = load_script("listen", "common")
+        self._visit = load_script("visit", *_LEASES)
+        self._copies = load_script("copies", "common")
+        self._schedule = load_script("schedule")
 
     def all(self) -> list[Script]:
         """Return every script, for loading them into Redis."""
         return [value for value in vars(self).values() if isinstance(value, Script)]
 
     def _call(self, script: Script, queue: str, *own: Argument, flavour: str = "") -> Call:
-        keys = queue_keys(queue, self.node, flavour)
+        found = None if self._overrides is None else self._overrides(queue)
+        head = self._heads.get(queue)
+        if head is None or head.overrides is not found:
+            head = self._head(queue, found)
         clock = "" if self.clock_seconds is None else repr(self.clock_seconds)
-        return Call(script, (len(keys), *keys, clock, NODE_CHANNEL, queue, *own))
+        own_part = (head.taken + flavour, clock, NODE_CHANNEL, queue, head.settings)
+        return Call(script, (*head.keys, *own_part, *own))
 
-    def add(
-        self, queue: str, messages: Iterable[tuple[int | None, bytes]], wakes_itself: bool = False
-    ) -> Call:
-        """Append messages: pairs of ttl in seconds (None: never expires) and packed message.
+    def _head(self, queue: str, found: Mapping[str, Any] | None) -> "_Head":
+        keys = queue_keys(queue, self.node)
+        if len(self._heads) >= _MAX_CACHED_QUEUES:
+            self._heads.clear()
+        settings = _pack(dict(found)) if found else b""
+        head = _Head(found, (len(keys), *keys[:-1]), keys.taken, settings)
+        self._heads[queue] = head
+        return head
 
-        With ``wakes_itself`` this node is not told: it looks at the queue afterwards anyway.
-        """
+    def add(self, queue: str, operations: Iterable[Operation], wakes_itself: bool = False) -> Call:
+        """Add messages. With ``wakes_itself`` this node looks at the queue by itself afterwards."""
         own: list[Argument] = [self.node if wakes_itself else ""]
-        for ttl_seconds, packed in messages:
-            own.append("" if ttl_seconds is None else ttl_seconds)
-            own.append(packed)
+        for operation in operations:
+            own += operation.arguments()
         return self._call(self._add, queue, *own)
 
     def take(
         self, queue: str, flavour: str, batch: str, count: int, max_bytes: int, remember: bool
     ) -> Call:
-        """Take the oldest messages; with ``remember`` a later delete still knows them."""
+        """Take the next messages; with ``remember`` a later delete still knows them."""
         own = (batch, count, max_bytes, "1" if remember else "")
         return self._call(self._take, queue, *own, flavour=flavour)
+
+    def lease(
+        self,
+        queue: str,
+        *,
+        count: int,
+        max_bytes: int,
+        seconds: float | None,
+        token: str,
+        held_by_stream: bool,
+    ) -> Call:
+        """Hand out the next messages for a time; ``seconds`` None: as the settings say."""
+        time = "" if seconds is None else seconds
+        holder = self.node if held_by_stream else "-"
+        return self._call(self._lease, queue, count, max_bytes, time, token, holder)
+
+    def settle(self, queue: str, settlements: Iterable[Settlement]) -> Call:
+        """Ack, extend, release or bury leased messages."""
+        own: list[Argument] = [word for settlement in settlements for word in settlement]
+        return self._call(self._settle, queue, self.node, *own)
 
     def restore(self, queue: str, name: str, messages: Iterable[tuple[int, bytes]]) -> Call:
         """Put messages that reached nobody back: pairs of number and stored record.
@@ -119,28 +208,70 @@ class Scripts:
         return self._call(self._restore, queue, batch, flavour=flavour)
 
     def get(self, queue: str) -> Call:
-        """Look at the oldest message and count the look."""
+        """Look at the next message and count the look."""
         return self._call(self._get, queue)
 
     def peek(self, queue: str, count: int, newest: bool, max_bytes: int) -> Call:
-        """List messages that wait, from the oldest or from the newest."""
+        """List messages that wait, from the next or from the last."""
         order = "newest" if newest else "oldest"
         return self._call(self._peek, queue, count, order, max_bytes)
+
+    def inspect(self, queue: str, number: int) -> Call:
+        """Show one message in whatever state it is."""
+        return self._call(self._inspect, queue, number)
+
+    def move(self, queue: str, number: int, what: str, value: float) -> Call:
+        """Reschedule a delayed message (``delay``, ``at``), or change its ``priority``."""
+        return self._call(self._move, queue, number, what, value)
 
     def delete(self, queue: str, number: int) -> Call:
         """Remove one message."""
         return self._call(self._delete, queue, number)
 
+    def dead(
+        self,
+        queue: str,
+        what: str,
+        count: int,
+        number: int | None = None,
+        until: str = "",
+        offset: int = 0,
+    ) -> Call:
+        """List, redrive or drop dead letters: all, or one, or those that died ``until`` then."""
+        only = "" if number is None else number
+        return self._call(self._dead, queue, what, count, only, until, offset)
+
     def purge(self, queue: str) -> Call:
         """Empty the queue and end its streams."""
         return self._call(self._purge, queue)
 
-    def configure(self, queue: str, field: str, value: str) -> Call:
-        """Set one field of the queue's record."""
-        return self._call(self._configure, queue, field, value)
+    def set_fields(self, queue: str, fields: Mapping[str, str]) -> Call:
+        """Set policy and status; an empty value removes."""
+        own = [word for pair in fields.items() for word in pair]
+        return self._call(self._configure, queue, "fields", *own)
+
+    def set_settings(
+        self, queue: str, changes: Mapping[str, Any], removed: Iterable[str] = ()
+    ) -> Call:
+        """Merge into the queue's own settings."""
+        packed = _pack(dict(changes)) if changes else b""
+        return self._call(self._configure, queue, "settings", packed, *removed)
+
+    def reset_settings(self, queue: str) -> Call:
+        """Forget the queue's own settings, policy and status."""
+        return self._call(self._configure, queue, "reset")
+
+    def copy_settings(self, queue: str, policy: bytes, status: bytes, settings: bytes) -> Call:
+        """Take over settings as ``show_settings`` gave them elsewhere."""
+        own = ("copy", policy, status, settings)
+        return self._call(self._configure, queue, *own)
+
+    def show_settings(self, queue: str) -> Call:
+        """Read the queue's own settings, policy and status."""
+        return self._call(self._configure, queue, "show")
 
     def stats(self, queue: str) -> Call:
-        """Count what waits, and read status and policy."""
+        """Count what is in the queue."""
         return self._call(self._stats, queue)
 
     def join(
@@ -149,6 +280,32 @@ class Scripts:
         """Say how many consumers this node has; ``position`` None starts at the end."""
         place = "" if position is None else position
         return self._call(self._join, queue, self.node, consumers, lifetime_seconds, place)
+
+    def listen(self, queue: str, consumers: int, lifetime_seconds: float | None) -> Call:
+        """Say that this node wants to hear of new messages; ``lifetime_seconds`` None: no more."""
+        lifetime = "" if lifetime_seconds is None else lifetime_seconds
+        return self._call(self._listen, queue, self.node, consumers, lifetime)
+
+    def visit(self, queue: str) -> Call:
+        """Clear what is due."""
+        return self._call(self._visit, queue)
+
+    def copies(self, queue: str, count: int, max_bytes: int, arrived: Iterable[int] = ()) -> Call:
+        """Read messages on their way to other queues, after forgetting those that arrived."""
+        return self._call(self._copies, queue, count, max_bytes, *arrived)
+
+    def resume(
+        self,
+        queue: str,
+        after: int,
+        position: int | None,
+        upto: int,
+        max_messages: int,
+        max_bytes: int,
+    ) -> Call:
+        """Read the history for a consumer that comes back."""
+        place = "" if position is None else position
+        return self._call(self._resume, queue, after, place, upto, max_messages, max_bytes)
 
     def deliver(
         self,
@@ -182,6 +339,21 @@ class Scripts:
             generation,
             flavour=DELIVERED,
         )
+
+    def note_due(self, items: Iterable[tuple[float, bool, float, str]]) -> Call:
+        """Note when something is due: seconds, whether that is from now, grain, kind and name."""
+        own: list[Argument] = []
+        for seconds, is_relative, grain_seconds, what in items:
+            own += (seconds, "in" if is_relative else "at", grain_seconds, what)
+        return self._schedule_call("note", *own)
+
+    def claim_due(self, count: int, claim_seconds: float) -> Call:
+        """Claim what is due now, for so many seconds."""
+        return self._schedule_call("claim", count, claim_seconds)
+
+    def _schedule_call(self, *own: Argument) -> Call:
+        clock = "" if self.clock_seconds is None else repr(self.clock_seconds)
+        return Call(self._schedule, (1, DUE, clock, DUE_CHANNEL, *own))
 
 
 def command(*words: Argument) -> Call:

@@ -1,14 +1,14 @@
-"""How a node hears that a queue wants looking at.
+"""How a node hears that something wants looking at.
 
-One subscription a node, on its own channel; the payload is a queue's name. It is only a hint:
-after every (re)connection all queues are looked at, so a lost wake-up costs time, not messages.
+One connection a node, for its own channels and the one that all share. What comes over it is
+only a hint: after every (re)connection all is looked at, so a lost one costs time, not messages.
 """
 
 import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from restmq.broker.backend import CONNECTION_ERRORS, Backend
 
@@ -24,13 +24,11 @@ class Wakeups:
     def __init__(
         self,
         backend: Backend,
-        channel: str,
-        on_wake: Callable[[str], None],
+        handlers: Mapping[str, Callable[[str], None]],
         on_connected: Callable[[], None],
     ) -> None:
         self._backend = backend
-        self._channel = channel
-        self._on_wake = on_wake
+        self._handlers = handlers
         self._on_connected = on_connected
         self._connected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -68,16 +66,19 @@ class Wakeups:
             pubsub = await self._backend.subscriber()
         try:
             async with asyncio.timeout(_SUBSCRIBE_TIMEOUT_SECONDS):
-                await pubsub.subscribe(self._channel)
+                await pubsub.subscribe(*self._handlers)
+            waiting = len(self._handlers)
             while True:
                 message = await pubsub.get_message(timeout=math.inf)
                 if message is None:
                     continue
                 if message["type"] == "subscribe":
-                    self._connected.set()
-                    self._on_connected()
+                    waiting -= 1
+                    if waiting == 0:
+                        self._connected.set()
+                        self._on_connected()
                 elif message["type"] == "message":
-                    self._on_wake(message["data"].decode())
+                    self._handlers[message["channel"].decode()](message["data"].decode())
         finally:
             # An own task ends a connection in whatever state it is.
             with contextlib.suppress(*CONNECTION_ERRORS):

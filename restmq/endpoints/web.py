@@ -12,15 +12,22 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import msgspec
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.http_writer import StreamWriter
+from aiohttp.web_protocol import RequestHandler
 
 from restmq import __version__
 from restmq.broker.keys import message_key
 from restmq.broker.message import Message
 from restmq.errors import InvalidInput, RestMQError, TooLarge, Unavailable
+
+FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+MAX_FORM_FIELDS = 1000
 
 
 class Request(web.BaseRequest):
@@ -28,10 +35,49 @@ class Request(web.BaseRequest):
 
     ATTRS = web.BaseRequest.ATTRS | {"body_timeout_seconds", "cors"}
 
-    body_timeout_seconds: float | None = None
-    """How long the client may take to send the body."""
     cors: Sequence[tuple[str, str]] = ()
     """Header lines of the answer that let a page of an allowed origin read it."""
+
+    def __init__(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        task: "asyncio.Task[None]",
+        *,
+        max_body_bytes: int,
+        body_timeout_seconds: float,
+    ) -> None:
+        self.body_timeout_seconds = body_timeout_seconds
+        """How long the client may take to send the body, or to read the reply."""
+        self._protocol = protocol
+        self._loop = protocol._loop
+        if message.path[:1] != "/":  # the absolute form, which proxies use
+            writer = self._payload_writer
+            super().__init__(
+                message, payload, protocol, writer, task, self._loop, client_max_size=max_body_bytes
+            )
+            return
+        # What the general constructor does for this form, but for what hardly anybody asks for:
+        # that is made when it is asked for, since making it costs more than taking a message.
+        self._message = message
+        self._payload = payload
+        self._headers = message.headers
+        self._method = message.method
+        self._version = message.version
+        self._rel_url = message.url
+        self._cache = {}
+        self._task = task
+        self._client_max_size = max_body_bytes
+
+    _client_max_fields = MAX_FORM_FIELDS
+    _state: Any = functools.cached_property(lambda self: {})
+    _payload_writer: Any = functools.cached_property(
+        lambda self: StreamWriter(self._protocol, self._loop)
+    )
+    _transport_sslcontext = functools.cached_property(lambda self: self._protocol.ssl_context)
+    _transport_peername = functools.cached_property(lambda self: self._protocol.peername)
+    _transport_sockname = functools.cached_property(lambda self: self._protocol.sockname)
 
 
 JSON = "application/json"
@@ -39,13 +85,8 @@ JAVASCRIPT = "application/javascript; charset=utf-8"
 TEXT = "text/plain; charset=utf-8"
 HTML = "text/html; charset=utf-8"
 
-FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
-MAX_FORM_FIELDS = 1000
-
 _CALLBACK = re.compile(r"[A-Za-z_$][A-Za-z0-9_$.]{0,127}")
 _SERVER = f"RestMQ/{__version__}"
-_UNREAD_BYTES = 64 * 1024
-"""Replies that a client has not read may be so long before it gets no more of them."""
 _THREAD_BYTES = 256 * 1024
 """Forms longer than this are taken apart in a thread."""
 
@@ -53,8 +94,8 @@ encode_json = msgspec.json.Encoder().encode
 
 
 @functools.lru_cache(maxsize=2)
-def _http_date(seconds: int) -> bytes:
-    return formatdate(seconds, usegmt=True).encode()
+def _date_line(seconds: int) -> bytes:
+    return f"Date: {formatdate(seconds, usegmt=True)}\r\n".encode()
 
 
 @functools.lru_cache(maxsize=1024)
@@ -85,54 +126,62 @@ class Reply(web.StreamResponse):
         content_type: str = TEXT,
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
-        super().__init__(status=status)
+        # The general constructor would make a header dictionary and more, all unused here.
         self._reply_body = body
+        self._status = status
         self._reply_type = content_type
         self._reply_headers = headers
-        self._reply_keeps_alive = True
+        self._keep_alive = True
 
-    @property
-    def keep_alive(self) -> bool:
-        """Return whether the connection serves another request afterwards."""
-        return self._reply_keeps_alive
-
-    async def prepare(self, request: Request) -> None:  # type: ignore[override]
-        """Write the reply; raises ConnectionResetError if the client is gone."""
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client is gone")
+    def encode(self, request: Request) -> bytes:
+        """Return the reply as it goes over the wire."""
         body = self._reply_body
         start = _head_start(self._status, self._reply_type, len(body))
-        date = _http_date(int(time.time()))
-        more = self._further_lines(request)
-        self._body_length = len(body)
-        if body and request.method == "HEAD":
+        date = _date_line(int(time.time()))
+        if (
+            self._reply_headers
+            or request.cors
+            or not request.keep_alive
+            or request.version != HttpVersion11
+        ):
+            date += self._further_lines(request)
+        if request.method == "HEAD":
             body = b""
-            self._body_length = 0
-        transport.write(b"%bDate: %b\r\n%b\r\n%b" % (start, date, more, body))
-        if transport.get_write_buffer_size() > _UNREAD_BYTES:
-            await _wait_for_reader(request, transport)
+        return b"".join((start, date, b"\r\n", body))
 
     def _further_lines(self, request: Request) -> bytes:
         """Return the header lines that most replies do not have."""
         lines = b""
         if not (request.keep_alive and request.version == HttpVersion11):
-            self._reply_keeps_alive = request.keep_alive
+            self._keep_alive = request.keep_alive
             lines = b"Connection: %b\r\n" % (b"keep-alive" if request.keep_alive else b"close")
-        if self._reply_headers or request.cors:
-            lines += _header_lines((*self._reply_headers, *request.cors))
-        return lines
+        return lines + _header_lines((*self._reply_headers, *request.cors))
+
+    async def prepare(self, request: Request) -> None:  # type: ignore[override]
+        """Write the reply; raises ConnectionError if the client is gone, or does not read it."""
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        transport.write(self.encode(request))
+        if request.protocol.writing_paused:
+            await wait_for_reader(request)
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Do nothing: all was written at once."""
 
 
-async def _wait_for_reader(request: Request, transport: asyncio.Transport) -> None:
+async def wait_for_reader(request: Request) -> None:
+    """Wait until the client has read most of what was written to it, or is cut off.
+
+    As nothing else of this connection is served meanwhile, replies do not pile up for a client
+    that sends requests and reads nothing. Raises ConnectionError if the connection is lost.
+    """
     try:
         async with asyncio.timeout(request.body_timeout_seconds):
-            await request.writer.drain()
+            await request.protocol._drain_helper()
     except TimeoutError:
-        transport.abort()
+        if request.transport is not None:
+            request.transport.abort()
 
 
 class Parameters:
@@ -342,6 +391,9 @@ HTTP_STATUS: Mapping[str, int] = {
     "unsupported-media-type": 415,
     "too-large": 413,
     "not-found": 404,
+    "conflict": 409,
+    "stale-receipt": 409,
+    "queue-full": 507,
     "method-not-allowed": 405,
     "access-denied": 401,
     "credentials-required": 401,

@@ -8,12 +8,12 @@ from typing import Protocol, cast
 import pytest
 from redis.asyncio import Redis
 
-from restmq.broker import broker as broker_module
 from restmq.broker import dispatch
+from restmq.broker import store as store_module
 from restmq.broker.backend import Backend, open_backend
 from restmq.broker.broker import Broker
-from restmq.broker.dispatch import StreamLimits
 from restmq.broker.scripts import Script
+from restmq.broker.streams import StreamLimits
 from restmq.redis_process import RedisProcess
 from tests.broker.fakes import FaultyBackend
 from tests.redis_cluster import redis_cluster_on_a_thread
@@ -117,7 +117,7 @@ def make_faulty_broker(
             return cast(Backend, opened[0])
 
         with monkeypatch.context() as patch:
-            patch.setattr(broker_module, "open_backend", opening)
+            patch.setattr(store_module, "open_backend", opening)
             broker = await make_instance_broker()
         return broker, opened[0]
 

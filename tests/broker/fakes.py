@@ -141,11 +141,17 @@ async def connect(broker: Broker, queue: str, consumer: FakeConsumer) -> None:
 
 async def vanish(broker: Broker) -> None:
     """End a node as a killed process ends: it says goodbye to nobody."""
-    await broker._wakeups.close()
-    await broker._committer.abort()
-    dispatcher = broker._dispatcher
-    pumps = [stream.pump for stream in dispatcher._streams.values() if stream.pump is not None]
+    store = broker._stores.disk
+    await store.wakeups.close()
+    await store.schedule.close()
+    await store.keep_alive.close()
+    await store.committer.abort()
+    dispatcher, leased = store.dispatcher, store.leased
+    streams = (*dispatcher._streams.values(), *leased._streams.values())
+    pumps = [stream.pump for stream in streams if stream.pump is not None]
     dispatcher._streams.clear()
+    leased._streams.clear()
+    store.listeners._interests.clear()
     for pump in pumps:
         pump.cancel()
     await asyncio.gather(*pumps, return_exceptions=True)

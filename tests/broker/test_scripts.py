@@ -13,7 +13,14 @@ from restmq.broker.scripts import Call, HistoryLimits, Scripts, command
 NODE = "0123456789ab"
 LUA = resources.files("restmq.broker") / "lua"
 FILE_NAMES = sorted(entry.name for entry in LUA.iterdir() if entry.name.endswith(".lua"))
-SCRIPT_NAMES = sorted(name.removesuffix(".lua") for name in FILE_NAMES if name != "common.lua")
+SHARED = {"common", "ready", "nodes", "leases", "overflow", "popped", "replies"}
+"""Files that stand in front of others."""
+
+SCRIPT_NAMES = sorted(
+    name
+    for name in (file_name.removesuffix(".lua") for file_name in FILE_NAMES)
+    if name not in SHARED and not name.startswith("log_")
+)
 
 
 def header(file_name: str) -> str:
@@ -34,7 +41,16 @@ def calls() -> list[Call]:
         scripts.peek("q", 1, False, 1),
         scripts.delete("q", 1),
         scripts.purge("q"),
-        scripts.configure("q", "policy", "1"),
+        scripts.reset_settings("q"),
+        scripts.lease("q", count=1, max_bytes=1, seconds=None, token="t", held_by_stream=False),
+        scripts.settle("q", []),
+        scripts.inspect("q", 1),
+        scripts.move("q", 1, "priority", 9),
+        scripts.dead("q", "list", 1),
+        scripts.resume("q", 1, None, 1, 1, 1),
+        scripts.listen("q", 1, 1.0),
+        scripts.visit("q"),
+        scripts.copies("q", 1, 1),
         scripts.stats("q"),
         scripts.join("q", 1, 15.0, None),
         scripts.deliver(
@@ -52,6 +68,10 @@ def calls() -> list[Call]:
     ]
 
 
+IMPLICIT = 4
+"""Arguments that every script of a queue gets: clock, channel, queue, settings of patterns."""
+
+
 @pytest.mark.parametrize("call", calls(), ids=lambda call: call.script.name)
 def test_a_call_has_as_many_arguments_as_the_header_names(call: Call) -> None:
     assert call.script is not None
@@ -59,14 +79,15 @@ def test_a_call_has_as_many_arguments_as_the_header_names(call: Call) -> None:
     numbers = {int(number) for number in re.findall(r"\[(\d+)\]", declared)}
     repeated = {int(number) for number in re.findall(r"\[(\d+)\.\.\.\]", declared)}
     given = len(call.arguments) - 1 - len(queue_keys("q", NODE))
-    assert given == 3 + len(numbers)
-    assert numbers | {1, 2, 3} == set(range(1, given + 1))
+    assert given == IMPLICIT + len(numbers)
+    assert numbers | {1, 2, 3, 4} == set(range(1, given + 1))
     assert not repeated or min(repeated) == given + 1
 
 
 def test_every_file_is_a_script_that_can_be_called() -> None:
     assert sorted(script.name for script in Scripts(NODE).all()) == SCRIPT_NAMES
-    assert sorted(call.script.name for call in calls() if call.script) == SCRIPT_NAMES
+    called = sorted(call.script.name for call in calls() if call.script)
+    assert sorted([*called, "schedule"]) == SCRIPT_NAMES
 
 
 def test_a_call_names_all_keys_of_its_queue_and_the_digest_of_its_text() -> None:
@@ -79,7 +100,7 @@ def test_a_call_names_all_keys_of_its_queue_and_the_digest_of_its_text() -> None
         assert words[:3] == ["EVALSHA", digest, count]
         assert words[3 : 2 + count] == list(shared)
         assert str(words[2 + count]).startswith(own)
-        assert words[3 + count : 6 + count] == ["", NODE_CHANNEL, "q"]
+        assert words[3 + count : 7 + count] == ["", NODE_CHANNEL, "q", b""]
 
 
 def test_the_time_that_a_test_sets_is_what_scripts_are_told_exactly() -> None:

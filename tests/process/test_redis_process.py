@@ -99,7 +99,36 @@ class TestStarting:
 
     async def test_a_redis_that_is_not_persistent_writes_no_log(self, tmp_path):
         async with RedisProcess(tmp_path, persistent=False) as redis:
-            assert await ask(redis, "CONFIG", "GET", "appendonly") == {"appendonly": "no"}
+            for name, value in {
+                "appendonly": "no",
+                "save": "",
+                "maxmemory-policy": "noeviction",
+                "port": "0",
+            }.items():
+                assert await ask(redis, "CONFIG", "GET", name) == {name: value}
+            await ask(redis, "SET", "key", "lost")
+        assert {path.name for path in tmp_path.iterdir()} == {"redis.log", "run", "server.lock"}
+
+    async def test_a_redis_that_is_not_persistent_loads_no_snapshot(self, tmp_path):
+        async with RedisProcess(tmp_path, persistent=False) as redis:
+            await ask(redis, "SET", "key", "lost")
+            await ask(redis, "SAVE")
+            assert (tmp_path / "dump.rdb").exists()
+            killed = redis.pid
+            os.kill(killed, signal.SIGKILL)
+            await came_back(redis, killed)
+            assert await ask(redis, "DBSIZE") == 0
+            await ask(redis, "SET", "key", "lost")
+            await ask(redis, "SAVE")
+        async with RedisProcess(tmp_path, persistent=False) as redis:
+            assert await ask(redis, "DBSIZE") == 0
+
+    async def test_logs_tell_which_redis_it_is(self, tmp_path, caplog):
+        async with RedisProcess(tmp_path, persistent=False) as redis:
+            killed = redis.pid
+            os.kill(killed, signal.SIGKILL)
+            await came_back(redis, killed)
+        assert f"the memory Redis (process {killed}) is gone" in caplog.text
 
     async def test_extra_arguments_win(self, tmp_path):
         port = str(free_port())

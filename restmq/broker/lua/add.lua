@@ -1,33 +1,133 @@
--- add.lua: appends messages to a queue, in the order given.
+-- add.lua: adds messages to a queue, in the order given.
 --
--- ARGV   [4] a node that need not be woken, or ''
---        [5...] pairs: ttl in seconds ('' = none), packed message
--- reply  the number of the first message; the others follow it without a gap
--- cost   O(1) a message, O(log n) with a ttl
+-- ARGV   [5] a node that need not be woken, or ''
+--        [6...] operations: a header, then its packed messages. The header is '' for one message
+--        without further ado; else a MessagePack map: n (how many messages), and what was said:
+--        ttl (seconds), delay (seconds), at and expires (absolute), id (idempotency key),
+--        is_copy (of another queue's message: it is not refused, and not copied again)
+-- reply  the number of the first message, when the others follow it without a gap; or
+--        {when something is due that the caller cannot know ('' = nothing), 1 if copies wait for
+--        their way to other queues, then for each operation: the number of its first message, or
+--        0 if the queue is full, or {first number, how many} of the operation that it repeats}
+-- cost   O(1) a message, O(log n) with a ttl, a delay or a priority of its own
+
+local DEFAULT_DEDUPE_SECONDS = 300
+local IDS_PER_CALL = 100
+local SHORT_SECONDS = 2
 
 local now = clock()
-local count = (#ARGV - 4) / 2
-local last = redis.call('HINCRBY', RECORD, 'next', count)
-local forever = struct.pack('>dd', now, 0)
-local numbers, bodies, deadlines = {}, {}, {}
-for index = 1, count do
-  local number = last - count + index
-  local ttl = ARGV[3 + 2 * index]
-  local head = forever
-  if ttl ~= '' then
-    local expires = now + tonumber(ttl)
-    head = struct.pack('>dd', now, expires)
-    deadlines[#deadlines + 1] = score(expires)
-    deadlines[#deadlines + 1] = number
-  end
-  numbers[index] = number
-  bodies[2 * index - 1] = number
-  bodies[2 * index] = head .. ARGV[4 + 2 * index]
+local fields = redis.call('HMGET', RECORD, 'next', 'settings', 'rate_in')
+local last = tonumber(fields[1] or 0)
+local settings = {}
+if fields[2] or ARGV[4] ~= '' then settings = merge_settings(fields[2]) end
+local overflow = settings.overflow or DEFAULT_OVERFLOW
+local has_copies = settings.copies_to and #settings.copies_to > 0
+local waiting = settings.max_length and waiting_count(now)
+
+local listed, ranked, bodies, deadlines, delays, copies = {}, {}, {}, {}, {}, {}
+-- The first two stand for what the header of this file calls due and copies.
+local results, due, is_plain = {'', has_copies and 1 or 0}, nil, true
+local first = last + 1
+
+local function note_due(at)
+  if not due or at < due then due = at end
 end
+
+local function store(packed, expires, ready_at, is_copy)
+  last = last + 1
+  bodies[#bodies + 1] = last
+  bodies[#bodies + 1] = struct.pack('>dd', now, expires) .. packed
+  if expires > 0 then
+    deadlines[#deadlines + 1] = score(expires)
+    deadlines[#deadlines + 1] = last
+  end
+  if ready_at > now then
+    delays[#delays + 1] = score(ready_at)
+    delays[#delays + 1] = last
+  elseif string.byte(packed) == DEFAULT_PRIORITY then
+    listed[#listed + 1] = last
+  else
+    ranked[#ranked + 1] = rank(string.byte(packed), last)
+    ranked[#ranked + 1] = last
+  end
+  if has_copies and not is_copy then
+    copies[#copies + 1] = struct.pack('>ddd', last, expires, ready_at) .. packed
+  end
+end
+
+-- The operation that had this idempotency key lately: first number and how many, or nil.
+local function find_repeated(id)
+  local known = redis.call('HGET', IDS, id)
+  if not known then return nil end
+  local number, count, deadline = struct.unpack('>ddd', known)
+  if deadline <= now then return nil end
+  return {number, count}
+end
+
+local function remember_id(id, number, count)
+  local deadline = now + (settings.dedupe_seconds or DEFAULT_DEDUPE_SECONDS)
+  redis.call('HSET', IDS, id, struct.pack('>ddd', number, count, deadline))
+  redis.call('ZADD', ID_EXPIRY, score(deadline), id)
+end
+
+local function perform(options, position)
+  local count = options.n or 1
+  local repeated = options.id and find_repeated(options.id)
+  if repeated then
+    is_plain = false
+    return repeated, count
+  end
+  if waiting and overflow == 'reject' and not options.is_copy
+      and waiting + count > settings.max_length then
+    is_plain = false
+    return 0, count
+  end
+  local ttl = options.ttl or settings.ttl
+  local expires = options.expires or ttl and now + ttl or 0
+  local ready_at = options.at or now + (options.delay or settings.delay or 0)
+  if ttl and not (options.ttl or options.expires) then note_due(expires) end
+  -- A delay that the caller knows was noted before, but a short one may be over too soon for that.
+  if ready_at > now and (not options.delay or ready_at < now + SHORT_SECONDS) then
+    note_due(ready_at)
+  end
+  if options.id then remember_id(options.id, last + 1, count) end
+  local number = last + 1
+  for index = 1, count do store(ARGV[position + index], expires, ready_at, options.is_copy) end
+  if waiting then waiting = waiting + count end
+  return number, count
+end
+
+local position = 6
+local plain_options = {}
+while position <= #ARGV do
+  local header = ARGV[position]
+  local options = header == '' and plain_options or cmsgpack.unpack(header)
+  local result, count = perform(options, position)
+  results[#results + 1] = result
+  position = position + 1 + count
+end
+
 -- More may leave than come, so that a queue which nobody reads does not grow for ever.
-if #deadlines > 0 then clear_expired(now, EXPIRED_PER_CALL + count) end
-call_chunked('HSET', MESSAGES, bodies)
-call_chunked('ZADD', EXPIRY, deadlines)
-call_chunked('RPUSH', READY, numbers)
-wake(ARGV[4])
-return last - count + 1
+if #deadlines > 0 then clear_expired(now, EXPIRED_PER_CALL + #deadlines / 2) end
+if redis.call('EXISTS', ID_EXPIRY) == 1 then
+  local old = redis.call('ZRANGEBYSCORE', ID_EXPIRY, '-inf', score(now), 'LIMIT', 0, IDS_PER_CALL)
+  call_chunked('HDEL', IDS, old)
+  call_chunked('ZREM', ID_EXPIRY, old)
+end
+if last >= first then
+  local rate = next_rate(fields[3], last - first + 1, now)
+  redis.call('HSET', RECORD, 'next', last, 'rate_in', rate)
+  call_chunked('HSET', MESSAGES, bodies)
+  call_chunked('ZADD', EXPIRY, deadlines)
+  call_chunked('ZADD', DELAYED, delays)
+  call_chunked('RPUSH', READY, listed)
+  call_chunked('ZADD', RANKED, ranked)
+  call_chunked('RPUSH', COPIES, copies)
+  if waiting and overflow ~= 'reject' then
+    shed(waiting - settings.max_length, overflow, now)
+  end
+  if #listed + #ranked > 0 then wake(ARGV[5]) end
+end
+if is_plain and not due and not has_copies then return first end
+results[1] = due and score(due) or ''
+return results

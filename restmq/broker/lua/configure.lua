@@ -1,9 +1,41 @@
--- configure.lua: sets one field of a queue's record.
+-- configure.lua: changes the settings of a queue, and tells what its own are.
 --
--- ARGV   [4] field  [5] value
--- reply  1
+-- ARGV   [5] 'fields', then [6...] pairs of name and value, '' = remove: policy and status
+--        or 'settings', [6] a MessagePack map to merge in, [7...] names to remove
+--        or 'reset': removes all settings, policy and status
+--        or 'copy', then policy, status and settings as this script replied elsewhere
+--        or 'show': changes nothing
+-- reply  {policy, status, settings as a MessagePack map}; '' for what was never set
 -- cost   O(1)
 
-redis.call('HSET', RECORD, ARGV[4], ARGV[5])
-wake()
-return 1
+local what = ARGV[5]
+if what == 'fields' then
+  for index = 6, #ARGV, 2 do
+    if ARGV[index + 1] == '' then
+      redis.call('HDEL', RECORD, ARGV[index])
+    else
+      redis.call('HSET', RECORD, ARGV[index], ARGV[index + 1])
+    end
+  end
+elseif what == 'settings' then
+  local packed = redis.call('HGET', RECORD, 'settings')
+  local own = packed and cmsgpack.unpack(packed) or {}
+  if ARGV[6] and ARGV[6] ~= '' then
+    for name, value in pairs(cmsgpack.unpack(ARGV[6])) do own[name] = value end
+  end
+  for index = 7, #ARGV do own[ARGV[index]] = nil end
+  if next(own) == nil then
+    redis.call('HDEL', RECORD, 'settings')
+  else
+    redis.call('HSET', RECORD, 'settings', cmsgpack.pack(own))
+  end
+elseif what == 'copy' then
+  for index, field in ipairs({'policy', 'status', 'settings'}) do
+    if ARGV[5 + index] ~= '' then redis.call('HSET', RECORD, field, ARGV[5 + index]) end
+  end
+elseif what == 'reset' then
+  redis.call('HDEL', RECORD, 'settings', 'policy', 'status')
+end
+if what ~= 'show' then wake() end
+local fields = redis.call('HMGET', RECORD, 'policy', 'status', 'settings')
+return {fields[1] or '', fields[2] or '', fields[3] or ''}

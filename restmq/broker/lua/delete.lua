@@ -1,15 +1,24 @@
 -- delete.lua: removes one message wherever it is, or the memory of one that was popped lately.
 --
--- ARGV   [4] number
+-- ARGV   [5] number
 -- reply  1 if there was such a message, else 0
--- cost   O(1) amortised. The number itself stays in the list, where it costs a few bytes, until
---        the head passes it, or until such numbers outweigh the live ones and all are swept out.
+-- cost   O(log n) amortised. The number of a listed one stays in the list, where it costs a few
+--        bytes, until the head passes it, or until such numbers outweigh the live ones.
 
-local number = ARGV[4]
+local number = ARGV[5]
 local record = redis.call('HGET', MESSAGES, number)
-if not record then return forget_popped(number) end
 local now = clock()
-local expired = has_expired(record, now)
+if redis.call('ZSCORE', DEAD, number) then
+  return has_expired(exhume({number})[1][1], now) and 0 or 1
+end
+if not record then return forget_popped(number) end
+local is_leased = redis.call('ZSCORE', LEASED, number)
+local gone = has_expired(record, now) and not is_leased
+if is_leased then
+  local _, _, holder = unpack_story(redis.call('HGET', STORIES, number))
+  if holder ~= '-' then redis.call('ZREM', HELD, held_member(holder, number)) end
+end
+for _, set in ipairs({LEASED, DELAYED, RANKED}) do redis.call('ZREM', set, number) end
 forget({number})
 sweep_ghosts()
-return expired and 0 or 1
+return gone and 0 or 1

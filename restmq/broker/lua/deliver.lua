@@ -5,32 +5,40 @@
 -- roundrobin  messages are assigned in turn over the consumers of all nodes; what falls to
 --             another node is noted in ASSIGNED, its body stays stored until that node calls
 --
--- ARGV   [4] node  [5] its consumers  [6] seconds until it counts as dead
---        [7] how far it has read the history  [8] '1' if its consumers have room for more
---        [9] most messages  [10] most bytes (one message more may pass it)
---        [11] history_count  [12] history_seconds  [13] history_bytes  [14] batch
---        [15] the generation of the history that it has read ('' = none yet)
+-- ARGV   [5] node  [6] its consumers  [7] seconds until it counts as dead
+--        [8] how far it has read the history  [9] '1' if its consumers have room for more
+--        [10] most messages  [11] most bytes (one message more may pass it)
+--        [12] history_count  [13] history_seconds, where the queue's settings say nothing
+--        [14] history_bytes  [15] batch
+--        [16] the generation of the history that it has read ('' = none yet)
 -- reply  {epoch, position, entries missed, 1 if more can be had now, history entries, handed,
---         generation, other live nodes}
+--         generation, other live nodes, the highest number that left the history}
 --        history entries: {number and time sent as two doubles, then the record, ...}
 --        handed: {number, record, ...} for one consumer each
 -- cost   O(1) a message moved or read, O(nodes); O(log n) for a message assigned elsewhere
 
-local node, consumers, lifetime = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
-local position, has_room = tonumber(ARGV[7]), ARGV[8] == '1'
-local max_messages, max_bytes = tonumber(ARGV[9]), tonumber(ARGV[10])
-local history_count, history_seconds = tonumber(ARGV[11]), tonumber(ARGV[12])
-local history_bytes_limit = tonumber(ARGV[13])
+local node, consumers, lifetime = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+local position, has_room = tonumber(ARGV[8]), ARGV[9] == '1'
+local max_messages, max_bytes = tonumber(ARGV[10]), tonumber(ARGV[11])
+local history_bytes_limit = tonumber(ARGV[14])
 
 local now = clock()
 local fields = redis.call('HMGET', RECORD, 'status', 'policy', 'epoch', 'sent', 'turn',
-  'history_bytes', 'generation')
-local started, roundrobin = fields[1] ~= '0', fields[2] == '2'
+  'history_bytes', 'generation', 'sent_number', 'trimmed', 'settings')
 local epoch, sent, turn = tonumber(fields[3] or 0), tonumber(fields[4] or 0), tonumber(fields[5] or 0)
-local history_bytes = redis.call('EXISTS', HISTORY) == 1 and tonumber(fields[6] or 0) or 0
+local history_exists = redis.call('EXISTS', HISTORY) == 1
+local history_bytes = history_exists and tonumber(fields[6] or 0) or 0
+local sent_number = tonumber(fields[8] or 0)
+local trimmed = history_exists and tonumber(fields[9] or 0) or sent_number
+local settings = {}
+if fields[10] or ARGV[4] ~= '' then settings = merge_settings(fields[10]) end
+local started = status_of(fields[1], settings) ~= '0'
+local roundrobin = policy_of(fields[2], settings) == '2'
+local history_count = settings.history_count or tonumber(ARGV[12])
+local history_seconds = settings.history_seconds or tonumber(ARGV[13])
 -- Redis may have lost what this node has read already; then all of the history is new to it.
 local generation = fields[7] or ''
-if ARGV[15] ~= '' and ARGV[15] ~= generation then position = 0 end
+if ARGV[16] ~= '' and ARGV[16] ~= generation then position = 0 end
 position = math.min(position, sent)
 
 -- The live nodes, in the order of their names, which is the same in every call.
@@ -60,6 +68,7 @@ end
 
 local nodes = live_nodes()
 clear_expired(now)
+advance(now, settings)
 
 local function slowest_read()
   local lowest = position
@@ -72,10 +81,11 @@ local function trim_history(lowest)
   local length = redis.call('LLEN', HISTORY)
   while length > 0 and sent - length < lowest do
     local head = redis.call('LINDEX', HISTORY, 0)
-    local _, sent_at = struct.unpack('>dd', head)
+    local number, sent_at = struct.unpack('>dd', head)
     if length <= history_count and history_bytes <= history_bytes_limit
         and sent_at > now - history_seconds then break end
     redis.call('LPOP', HISTORY)
+    trimmed = math.max(trimmed, number)
     history_bytes = history_bytes - #head
     length = length - 1
   end
@@ -92,6 +102,7 @@ local function broadcast()
   for index, number in ipairs(numbers) do
     entries[index] = struct.pack('>dd', tonumber(number), now) .. records[index]
     history_bytes = history_bytes + #entries[index]
+    sent_number = math.max(sent_number, tonumber(number))
   end
   call_chunked('RPUSH', HISTORY, entries)
   sent = sent + #numbers
@@ -99,7 +110,9 @@ local function broadcast()
   -- A node that lives may need it for as long as it may stay silent.
   redis.call('EXPIRE', HISTORY, math.ceil(math.max(history_seconds, 2 * lifetime)))
   if generation == '' then generation = score(now) end
-  redis.call('HSET', RECORD, 'sent', sent, 'history_bytes', history_bytes, 'generation', generation)
+  redis.call('HSET', RECORD, 'sent', sent, 'history_bytes', history_bytes,
+    'generation', generation, 'sent_number', sent_number, 'trimmed', trimmed)
+  count_out(#numbers, now)
   if #nodes > 1 then wake(node) end
 end
 
@@ -145,7 +158,7 @@ local function rotate()
       handed_records[#handed_records + 1] = records[index]
     else
       elsewhere[#elsewhere + 1] = 0
-      elsewhere[#elsewhere + 1] = string.format('%s:%016d', chosen, number)
+      elsewhere[#elsewhere + 1] = held_member(chosen, number)
     end
   end
   redis.call('HSET', RECORD, 'turn', turn)
@@ -157,12 +170,10 @@ end
 
 -- What other nodes assigned to this one since it last called.
 local function collect()
-  local members = redis.call('ZRANGEBYLEX', ASSIGNED, '[' .. node .. ':', '(' .. node .. ';',
-    'LIMIT', 0, max_messages)
-  if #members == 0 then return end
+  local numbers, members = of_node(ASSIGNED, node, max_messages)
+  if #numbers == 0 then return end
   call_chunked('ZREM', ASSIGNED, members)
-  for _, member in ipairs(members) do
-    local number = string.format('%.0f', tonumber(string.sub(member, #node + 2)))
+  for _, number in ipairs(numbers) do
     local record = redis.call('HGET', MESSAGES, number)
     if record and not has_expired(record, now) then
       handed_numbers[#handed_numbers + 1] = number
@@ -191,13 +202,13 @@ local entries, missed = {}, 0
 if position < sent then entries, missed = read_history() end
 if #handed_numbers > 0 then
   forget(handed_numbers)
-  remember_reply(ARGV[14], handed_numbers, handed_records)
+  remember_reply(ARGV[15], handed_numbers, handed_records)
+  count_out(#handed_numbers, now)
 end
 local more = 0
-if position < sent or (started and redis.call('EXISTS', READY) == 1)
-    or redis.call('EXISTS', ASSIGNED) == 1 and redis.call('ZLEXCOUNT', ASSIGNED,
-      '[' .. node .. ':', '(' .. node .. ';') > 0 then
+if position < sent or (started and redis.call('EXISTS', READY, RANKED) > 0)
+    or redis.call('EXISTS', ASSIGNED) == 1 and #of_node(ASSIGNED, node, 1) > 0 then
   more = 1
 end
 return {epoch, position, missed, more, entries, interleave(handed_numbers, handed_records),
-  generation, #nodes - 1}
+  generation, #nodes - 1, trimmed}

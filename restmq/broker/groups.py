@@ -1,0 +1,236 @@
+"""Operations on one queue that arrive during a round trip, and become one call of one script."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from restmq.broker.commit import MAX_BATCH_BYTES, Group
+from restmq.broker.message import LeasedMessage, Message
+from restmq.broker.scripts import (
+    POPPED,
+    TAKEN,
+    Call,
+    Operation,
+    Reply,
+    Scripts,
+    Settlement,
+)
+from restmq.errors import QueueFull, RestMQError
+
+
+class Added(NamedTuple):
+    """Where the messages of an operation are."""
+
+    number: int
+    """The number of the first; the others follow it without a gap."""
+    total: int
+    is_duplicate: bool = False
+    """Whether an earlier operation with the same idempotency key stored them."""
+    has_copies: bool = False
+    """Whether copies wait for their way to other queues."""
+
+
+class AddGroup(Group):
+    """Adds to one queue. A publisher that went away meanwhile has its messages stored anyway."""
+
+    def __init__(self, scripts: Scripts, queue: str, note_due: Callable[[float], None]) -> None:
+        self._scripts = scripts
+        self._queue = queue
+        self._note_due = note_due
+        self.wakes_itself = True
+        self._operations: list[Operation] = []
+        self._futures: list[asyncio.Future[Added]] = []
+
+    def append(self, operation: Operation, future: asyncio.Future[Added]) -> None:
+        """Add one more operation, whose outcome ``future`` gets."""
+        self._operations.append(operation)
+        self._futures.append(future)
+
+    def call(self, batch: str) -> Call:
+        """Make the call."""
+        return self._scripts.add(self._queue, self._operations, self.wakes_itself)
+
+    def settle(self, reply: Reply) -> None:
+        """Give each operation its numbers."""
+        if isinstance(reply, int):
+            number = reply
+            for operation, future in zip(self._operations, self._futures, strict=True):
+                count = len(operation.messages)
+                if not future.done():
+                    future.set_result(Added(number, count))
+                number += count
+            return
+        due, has_copies, *results = reply
+        if due:
+            self._note_due(float(due))
+        for operation, future, result in zip(self._operations, self._futures, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, list):
+                future.set_result(Added(result[0], result[1], True, bool(has_copies)))
+            elif result:
+                added = Added(result, len(operation.messages), False, bool(has_copies))
+                future.set_result(added)
+            else:
+                future.set_exception(QueueFull(f"the queue {self._queue!r} is full (max_length)"))
+
+    def fail(self, error: RestMQError) -> None:
+        """Tell each operation that it failed."""
+        _fail_all(self._futures, error)
+
+
+class TakeGroup(Group):
+    """Takes from one queue. What falls to a consumer that went away meanwhile is put back."""
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        queue: str,
+        remember: bool,
+        take_again: Callable[[int, asyncio.Future[list[Message]]], None],
+        give_back: Callable[[Sequence[Message]], None],
+    ) -> None:
+        self._scripts = scripts
+        self._queue = queue
+        self._remember = remember
+        self._flavour = POPPED if remember else TAKEN
+        self._take_again = take_again
+        self._give_back = give_back
+        self._wanted: list[tuple[int, asyncio.Future[list[Message]]]] = []
+
+    def append(self, count: int, future: asyncio.Future[list[Message]]) -> None:
+        """Add one more operation, which wants up to ``count`` messages."""
+        self._wanted.append((count, future))
+
+    def call(self, batch: str) -> Call:
+        """Make the call."""
+        total = sum(count for count, future in self._wanted if not future.done())
+        return self._scripts.take(
+            self._queue, self._flavour, batch, total, MAX_BATCH_BYTES, self._remember
+        )
+
+    def settle(self, reply: Reply) -> None:
+        """Give each operation its share."""
+        stopped_early = reply[-1] == 1
+        messages = [Message(reply[at], reply[at + 1]) for at in range(0, len(reply) - 1, 2)]
+        used = 0
+        for count, future in self._wanted:
+            share = messages[used : used + count]
+            if future.done():
+                continue
+            if not share and stopped_early:
+                self._take_again(count, future)
+                continue
+            future.set_result(share)
+            used += len(share)
+        if used < len(messages):
+            self._give_back(messages[used:])
+
+    def fail(self, error: RestMQError) -> None:
+        """Tell each operation that it failed."""
+        _fail_all([future for _, future in self._wanted], error)
+
+    def undo(self, batch: str) -> Call | None:
+        """Make the call that puts back what a lost reply held."""
+        return self._scripts.restore_reply(self._queue, self._flavour, batch)
+
+
+class LeaseGroup(Group):
+    """Leases from one queue, of one duration. What falls to nobody any more is released."""
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        queue: str,
+        seconds: float | None,
+        held_by_stream: bool,
+        lease_again: Callable[[int, asyncio.Future[list[LeasedMessage]]], None],
+        release: Callable[[Sequence[LeasedMessage]], None],
+        note_lease: Callable[[float, float], None],
+    ) -> None:
+        self._scripts = scripts
+        self._queue = queue
+        self._seconds = seconds
+        self._held_by_stream = held_by_stream
+        self._lease_again = lease_again
+        self._release = release
+        self._note_lease = note_lease
+        self._token = secrets.token_hex(8)
+        self._wanted: list[tuple[int, asyncio.Future[list[LeasedMessage]]]] = []
+
+    def append(self, count: int, future: asyncio.Future[list[LeasedMessage]]) -> None:
+        """Add one more operation, which wants up to ``count`` messages."""
+        self._wanted.append((count, future))
+
+    def call(self, batch: str) -> Call:
+        """Make the call."""
+        return self._scripts.lease(
+            self._queue,
+            count=sum(count for count, future in self._wanted if not future.done()),
+            max_bytes=MAX_BATCH_BYTES,
+            seconds=self._seconds,
+            token=self._token,
+            held_by_stream=self._held_by_stream,
+        )
+
+    def settle(self, reply: Reply) -> None:
+        """Give each operation its share."""
+        expires_at, seconds, stopped_early = float(reply[0]), float(reply[1]), reply[2] == 1
+        messages = [
+            LeasedMessage(reply[at], reply[at + 2], reply[at + 1], self._token, expires_at, seconds)
+            for at in range(3, len(reply), 3)
+        ]
+        if messages:
+            self._note_lease(seconds, expires_at)
+        used = 0
+        for count, future in self._wanted:
+            share = messages[used : used + count]
+            if future.done():
+                continue
+            if not share and stopped_early:
+                self._lease_again(count, future)
+                continue
+            future.set_result(share)
+            used += len(share)
+        if used < len(messages):
+            self._release(messages[used:])
+
+    def fail(self, error: RestMQError) -> None:
+        """Tell each operation that it failed."""
+        _fail_all([future for _, future in self._wanted], error)
+
+
+class SettleGroup(Group):
+    """Settlements of leases of one queue, in the order in which they were asked for."""
+
+    def __init__(self, scripts: Scripts, queue: str) -> None:
+        self._scripts = scripts
+        self._queue = queue
+        self._settlements: list[Settlement] = []
+        self._futures: list[asyncio.Future[Reply]] = []
+
+    def append(self, settlement: Settlement, future: asyncio.Future[Reply]) -> None:
+        """Add one more settlement, whose outcome ``future`` gets as settle.lua gives it."""
+        self._settlements.append(settlement)
+        self._futures.append(future)
+
+    def call(self, batch: str) -> Call:
+        """Make the call."""
+        return self._scripts.settle(self._queue, self._settlements)
+
+    def settle(self, reply: Reply) -> None:
+        """Give each settlement its outcome."""
+        for future, outcome in zip(self._futures, reply, strict=True):
+            if not future.done():
+                future.set_result(outcome)
+
+    def fail(self, error: RestMQError) -> None:
+        """Tell each settlement that it failed."""
+        _fail_all(self._futures, error)
+
+
+def _fail_all(futures: Sequence[asyncio.Future[Reply]], error: RestMQError) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)

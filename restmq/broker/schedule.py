@@ -1,0 +1,148 @@
+"""When something is due: leases that run out, delays that are over, messages that expire.
+
+One index for all queues and logs, in Redis: whoever is about to make a deadline notes it there
+first, in the same round trip. Each node sleeps until the first entry is due, or until it hears
+that an earlier one has come; then one of them claims it and visits what it names. So nothing is
+looked at before it is due, a node that dies is replaced by any other, and Redis's clock is the
+only one that counts.
+
+An entry stays until its visit is over. A visit says when something will be due next, which is
+noted before the entry goes; so a queue that has a deadline is never without an entry.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+from restmq.broker.commit import Committer
+from restmq.broker.keys import DUE
+from restmq.broker.scripts import Scripts, command
+from restmq.errors import RestMQError
+
+logger = logging.getLogger(__name__)
+
+GRAIN_SECONDS = 0.25
+"""Deadlines of one queue that lie so close share an entry."""
+
+CLAIM_SECONDS = 10.0
+"""What a node claimed and did not finish is due for others again after so long."""
+
+MAX_CLAIMED = 100
+_MAX_NOTED = 20_000
+_RETRY_SECONDS = 0.5
+
+Visit = Callable[[str], Awaitable[float | None]]
+
+
+class Schedule:
+    """The index as one node sees it."""
+
+    def __init__(self, committer: Committer, scripts: Scripts) -> None:
+        self._committer = committer
+        self._scripts = scripts
+        self._loop = asyncio.get_running_loop()
+        self._visits: dict[str, Visit] = {}
+        self._noted: dict[str, float] = {}
+        self._signal = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def on_due(self, kind: str, visit: Visit) -> None:
+        """Have ``visit`` called with a name of this kind when it is due.
+
+        It clears what is due now, and returns when something is due next on Redis's clock.
+        """
+        self._visits[kind] = visit
+
+    def start(self) -> None:
+        """Start looking."""
+        self._task = self._loop.create_task(self._run(), name="schedule")
+
+    async def close(self) -> None:
+        """Stop looking."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def note(
+        self, kind: str, name: str, in_seconds: float, grain_seconds: float = GRAIN_SECONDS
+    ) -> None:
+        """Note that something will be due in so many seconds, rounded up to the grain.
+
+        It goes out with, and before, the operation that is submitted next.
+        """
+        what = f"{kind}:{name}"
+        # What is due in the same grain of time is noted once; the visit finds out the rest.
+        key = f"{int((self._loop.time() + in_seconds) / grain_seconds)}:{grain_seconds}:{what}"
+        now = self._loop.time()
+        if self._noted.get(key, 0.0) > now:
+            return
+        if len(self._noted) >= _MAX_NOTED:
+            self._noted.clear()
+        self._noted[key] = now + in_seconds
+        self._submit(in_seconds, True, grain_seconds, what, key)
+
+    def note_at(self, kind: str, name: str, at_seconds: float) -> None:
+        """Note that something is due at that time of Redis's clock."""
+        self._submit(at_seconds, False, GRAIN_SECONDS, f"{kind}:{name}", None)
+
+    def _submit(
+        self, seconds: float, is_relative: bool, grain_seconds: float, what: str, key: str | None
+    ) -> None:
+        call = self._scripts.note_due([(seconds, is_relative, grain_seconds, what)])
+        future = self._committer.submit(call, is_admitted=True)
+
+        def look_at_outcome(future: asyncio.Future[object]) -> None:
+            if not future.cancelled() and future.exception() is not None and key is not None:
+                self._noted.pop(key, None)  # the operation that needs it has failed as well
+
+        future.add_done_callback(look_at_outcome)
+
+    def look(self) -> None:
+        """Ask again what is due first: an earlier deadline has come, or Redis is back."""
+        self._signal.set()
+
+    def look_anew(self) -> None:
+        """Ask again, and believe nothing that was noted: this Redis may not have it."""
+        self._noted.clear()
+        self._signal.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._signal.clear()
+            pause_seconds: float | None = _RETRY_SECONDS
+            try:
+                pause_seconds = await self._claim()
+            except RestMQError as error:
+                logger.debug("cannot ask what is due: %s", error)
+            except Exception:
+                # Every deadline waits for this task, so no single visit may end it.
+                logger.exception("looking at what is due failed")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_seconds):
+                    await self._signal.wait()
+
+    async def _claim(self) -> float | None:
+        """Visit what is due; returns for how long there is nothing more (None: for ever)."""
+        while True:
+            reply = await self._committer.submit(
+                self._scripts.claim_due(MAX_CLAIMED, CLAIM_SECONDS), is_admitted=True
+            )
+            pause = float(reply[0]) if reply[0] else None
+            if len(reply) == 1:
+                return pause
+            await asyncio.gather(*(self._visit(member) for member in reply[1:]))
+
+    async def _visit(self, member: bytes) -> None:
+        _, kind, name = member.decode().split(":", 2)
+        visit = self._visits.get(kind)
+        if visit is not None:
+            try:
+                upcoming = await visit(name)
+            except RestMQError as error:
+                logger.warning("cannot look at %s %r now: %s", kind, name, error)
+                return  # it is due again when the claim is over
+            if upcoming is not None:
+                self.note_at(kind, name, upcoming)
+        await self._committer.submit(command("ZREM", DUE, member), is_admitted=True)

@@ -1,0 +1,116 @@
+"""One Redis, and the parts of this node that work on its queues.
+
+A node has one store for queues on disk, and a second one when some queue lives in memory only;
+which queue lives where is ``broker.py``'s business.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from restmq.broker.backend import open_backend
+from restmq.broker.commit import Committer
+from restmq.broker.copies import Copier, StoreCopy
+from restmq.broker.dispatch import Dispatcher
+from restmq.broker.keepalive import KeepAlive
+from restmq.broker.keys import DUE_CHANNEL, NODE_CHANNEL
+from restmq.broker.leased import LeasedStreams
+from restmq.broker.listeners import Listeners
+from restmq.broker.queues import KIND, Queues
+from restmq.broker.schedule import Schedule
+from restmq.broker.scripts import Scripts
+from restmq.broker.streams import StreamLimits
+from restmq.broker.wakeups import Wakeups
+
+logger = logging.getLogger(__name__)
+
+CONNECT_PATIENCE_SECONDS = 2.0
+"""How long opening waits for Redis, which need not be there yet."""
+
+Overrides = Callable[[str], Mapping[str, Any]]
+
+
+class Store:
+    """The engine over one Redis."""
+
+    def __init__(
+        self,
+        redis_url: str,
+        node: str,
+        limits: StreamLimits,
+        overrides: Overrides | None,
+        store_copy: StoreCopy,
+    ) -> None:
+        self.scripts = Scripts(node, overrides)
+        self.backend = open_backend(redis_url, self.scripts.all())
+        self.committer = Committer(self.backend)
+        self.schedule = Schedule(self.committer, self.scripts)
+        self.queues = Queues(self.committer, self.scripts, self.schedule)
+        self.keep_alive = KeepAlive(limits.ping_seconds)
+        self.dispatcher = Dispatcher(
+            self.committer, self.queues, self.scripts, limits, self.keep_alive
+        )
+        self.listeners = Listeners(self.committer, self.scripts, self.schedule)
+        self.leased = LeasedStreams(self.queues, self.listeners, self.keep_alive)
+        self.copier = Copier(self.committer, self.scripts, self.schedule, store_copy)
+        self.schedule.on_due(KIND, self._visit)
+        channel = NODE_CHANNEL + node
+        handlers = {
+            channel: self._wake,
+            f"{channel}:settled": self._note_settled,
+            DUE_CHANNEL: lambda _: self.schedule.look(),
+        }
+        self.wakeups = Wakeups(self.backend, handlers, self._look_at_all)
+
+    async def open(self) -> None:
+        """Start the node's own work. Redis need not be there yet."""
+        self.committer.start()
+        self.keep_alive.start()
+        self.dispatcher.start()
+        self.listeners.start()
+        self.schedule.start()
+        self.wakeups.start()
+        await self.wakeups.wait_until_connected(timeout_seconds=CONNECT_PATIENCE_SECONDS)
+
+    async def close(self, patience_seconds: float) -> None:
+        """Return what consumers held, finish what was begun, and leave Redis.
+
+        A Redis that does not answer is left after ``patience_seconds``; what consumers of this
+        node held comes back when the other nodes count it as dead.
+        """
+        try:
+            async with asyncio.timeout(patience_seconds):
+                await self.wakeups.close()
+                await self.schedule.close()
+                await self.copier.close()
+                await self.keep_alive.close()
+                await self.leased.close()
+                await self.listeners.close()
+                await self.dispatcher.close()
+                await self.committer.close()
+        except TimeoutError:
+            logger.error("Redis does not answer; leaving without it")
+            await self.committer.abort()
+        await self.backend.close()
+
+    def _wake(self, queue: str) -> None:
+        self.dispatcher.wake(queue)
+        self.listeners.wake(queue)
+
+    def _note_settled(self, payload: str) -> None:
+        number, token, queue = payload.split(":", 2)
+        self.leased.settled(queue, int(number), token)
+
+    def _look_at_all(self) -> None:
+        """Look at everything, because wake-ups may have been missed."""
+        self.schedule.look_anew()
+        self.dispatcher.wake_all()
+        self.listeners.wake_all()
+
+    async def _visit(self, queue: str) -> float | None:
+        """Clear what is due in a queue; the schedule calls this."""
+        due, has_copies = await self.committer.submit(self.scripts.visit(queue), is_admitted=True)
+        if has_copies:
+            self.copier.start(queue)
+        return float(due) if due else None

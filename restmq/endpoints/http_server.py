@@ -1,0 +1,197 @@
+"""The HTTP server underneath the endpoints: connections, their limits, and their requests.
+
+aiohttp parses requests, and its ``RequestHandler`` is one connection. ``HttpConnection`` keeps all
+of that but the loop over the requests, of which it has a leaner one: there, a request is served
+in the task of its connection instead of one of its own, and a ``Reply`` is written at once.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import RequestHandler
+
+from restmq.endpoints.router import Router
+from restmq.endpoints.web import Reply, Request, wait_for_reader
+from restmq.settings import Settings
+
+KEEP_ALIVE_SECONDS = 75.0
+"""An idle connection is closed after so long."""
+
+
+class HttpConnection(RequestHandler):
+    """One connection: serves its requests one after the other.
+
+    A malformed request, or one that leaves HTTP for another protocol, is left to aiohttp's own
+    loop, and so is whatever follows it on that connection.
+    """
+
+    __slots__ = ("_server",)
+
+    def __init__(self, server: "HttpServer", loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type]  # its own way to say: no log
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+        )
+        self._server = server
+
+    async def start(self) -> None:
+        """Serve requests until either side wants no more; the connection's task runs this."""
+        task, messages = self._task_handler, self._messages
+        assert task is not None
+        while not self._force_close:
+            if not messages:
+                self._waiter = self._loop.create_future()
+                try:
+                    await self._waiter  # cancelled when the connection is to be closed
+                finally:
+                    self._waiter = None
+            message, payload = messages[0]
+            if not isinstance(message, RawRequestMessage) or message.upgrade:
+                await super().start()
+                return
+            messages.popleft()
+            self._make_room()
+            request = self._server.new_request(message, payload, self, task)
+            try:
+                self._keepalive = await self._serve(request)
+                if not (payload.is_eof() or self._force_close):
+                    await self._discard(payload)
+            except ConnectionError:  # the client is gone
+                self.force_close()
+            except BaseException:
+                self.force_close()
+                raise
+            if not self._keepalive or self._close or self._force_close:
+                break
+            self._watch_idleness()
+            del message, payload, request  # what they hold is not kept while nothing comes
+        self._task_handler = None
+        if self.transport is not None:
+            self.transport.close()
+
+    def _make_room(self) -> None:
+        """Let the parser go on, which stops when many requests wait."""
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+
+    async def _serve(self, request: Request) -> bool:
+        """Answer one request; returns whether the connection may serve another."""
+        self._current_request = request
+        self._request_in_progress = True
+        try:
+            try:
+                response = await self._server.handle(request)
+            except web.HTTPException as error:  # aiohttp's own, as for a bad WebSocket handshake
+                response = error
+            transport = self.transport
+            if isinstance(response, Reply) and transport is not None:
+                transport.write(response.encode(request))
+                if self._paused:
+                    await wait_for_reader(request)
+            else:
+                await response.prepare(request)
+                await response.write_eof()
+            return bool(response.keep_alive)
+        finally:
+            self._current_request = None
+            self._request_in_progress = False
+            if self._handler_waiter is not None:  # the server is stopping
+                self._handler_waiter.set_result(None)
+            if request._post is not None:
+                request._finish()
+
+    async def _discard(self, payload: StreamReader) -> None:
+        """Read what is left of a body, so that the client gets to reading the reply."""
+        try:
+            async with asyncio.timeout(self._lingering_time):
+                while not payload.is_eof():
+                    await payload.readany()
+        except (TimeoutError, web.RequestPayloadError):
+            self._keepalive = False
+
+    def _watch_idleness(self) -> None:
+        self._next_keepalive_close_time = close_time = self._loop.time() + KEEP_ALIVE_SECONDS
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(close_time, self._process_keepalive)
+
+
+class HttpServer(web.Server):
+    """aiohttp's low-level server, which here also gives up on clients that send no headers."""
+
+    def __init__(self, router: Router, settings: Settings) -> None:
+        super().__init__(
+            cast(Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], router.handle),
+            request_factory=self._make_any_request,
+            handler_cancellation=True,  # a client that left must not consume a message
+        )
+        self.handle = router.handle
+        self._max_body_bytes = settings.max_body_bytes
+        self._body_timeout_seconds = settings.body_timeout_seconds
+        self._header_timeout_seconds = settings.header_timeout_seconds
+        self._silent: dict[RequestHandler, tuple[float, asyncio.Transport]] = {}
+
+    def __call__(self) -> HttpConnection:
+        """Make the protocol of a new connection."""
+        return HttpConnection(self, self._loop)
+
+    def new_request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        task: "asyncio.Task[None]",
+    ) -> Request:
+        """Make the request that was parsed."""
+        self._silent.pop(protocol, None)
+        return Request(
+            message,
+            payload,
+            protocol,
+            task,
+            max_body_bytes=self._max_body_bytes,
+            body_timeout_seconds=self._body_timeout_seconds,
+        )
+
+    def _make_any_request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: AbstractStreamWriter,
+        task: "asyncio.Task[None]",
+    ) -> Request:
+        return self.new_request(message, payload, protocol, task)
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        """Give a new connection time to send its first headers."""
+        super().connection_made(handler, transport)
+        deadline = time.monotonic() + self._header_timeout_seconds
+        self._silent[handler] = (deadline, transport)
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        """Forget a connection."""
+        self._silent.pop(handler, None)
+        super().connection_lost(handler, exc)
+
+    async def close_silent_connections(self) -> None:
+        """Close connections whose first headers are late, for ever."""
+        while True:
+            pause_seconds = self._header_timeout_seconds
+            for handler, (deadline, transport) in list(self._silent.items()):
+                remaining_seconds = deadline - time.monotonic()
+                if remaining_seconds > 0:  # the others came later
+                    pause_seconds = remaining_seconds
+                    break
+                self._silent.pop(handler, None)
+                transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
+                transport.close()
+            await asyncio.sleep(pause_seconds)
