@@ -15,11 +15,13 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import machine, report
+from benchmarks.delivery_rows import DELIVERY_ROWS
 from benchmarks.harness import CHECKOUT, Bench, BenchmarkError, raise_file_limit
 from benchmarks.report import RowResult
-from benchmarks.rows import ROWS, Row
+from benchmarks.rows import BASIC_ROWS, Row
 from benchmarks.servers import Server
 
+ROWS: tuple[type[Row], ...] = (*BASIC_ROWS, *DELIVERY_ROWS)
 DISTURBED_CPU_SHARE = 0.10
 INTERRUPTED = 130
 REPORT_COLUMNS = 130

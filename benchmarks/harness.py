@@ -301,18 +301,25 @@ def run_wrk(
     With ``spread`` the path is followed by a number below it, another one for each request.
     Raises BenchmarkError when any response was an error, or a connection failed.
     """
-    seconds = bench.seconds if seconds is None else seconds
-    script = HERE / "wrk" / ("spread.lua" if spread else "request.lua")
     headers = [f"{name}: {value}" for name, value in request.headers.items()]
+    words = [str(spread)] if spread else []
+    words += [request.method, request.body, *headers]
+    script = "spread.lua" if spread else "request.lua"
+    return run_wrk_script(bench, f"http://{HOST}:{port}{request.path}", script, words, seconds)
+
+
+def run_wrk_script(
+    bench: Bench, url: str, script: str, words: Sequence[str], seconds: int | None = None
+) -> Load:
+    """Runs one of the scripts beside this module; what it counts as requests is its own affair."""
+    seconds = bench.seconds if seconds is None else seconds
     arguments = [find_wrk(), "-t1", f"-c{bench.connections}", f"-d{seconds}s", "--latency"]
-    arguments += ["-s", str(script), f"http://{HOST}:{port}{request.path}", "--"]
-    arguments += [str(spread)] if spread else []
-    arguments += [request.method, request.body, *headers]
+    arguments += ["-s", str(HERE / "wrk" / script), url, "--", *words]
     output, cpu = run_tool(arguments, bench.client_core, seconds + 30)
     result = _find_result(output.splitlines())
     if result["status_errors"] or result["socket_errors"]:
         raise BenchmarkError(
-            f"{request.method} {request.path}: {result['status_errors']} error responses and "
+            f"{url}: {result['status_errors']} error responses and "
             f"{result['socket_errors']} socket errors in {result['requests']} requests"
         )
     elapsed = result["microseconds"] / 1e6

@@ -288,4 +288,4 @@ def _settled(read_bytes: Callable[[], int | None]) -> int:
     raise BenchmarkError(f"memory did not settle within {SETTLE_LIMIT_SECONDS} s")
 
 
-ROWS: tuple[type[Row], ...] = (Enqueue, Dequeue, FanOut, Idle, Queues)
+BASIC_ROWS: tuple[type[Row], ...] = (Enqueue, Dequeue, FanOut, Idle, Queues)

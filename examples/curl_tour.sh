@@ -33,6 +33,7 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 status='' head='' body='' steps=0
+unique=tour-$$-$RANDOM-$(date +%s)
 
 fail() {
     printf '\nUNEXPECTED: %s\n' "$1" >&2
@@ -124,10 +125,13 @@ end_of_stream() {
     printf '  stream: (end)\n'
 }
 
-queue_is_empty() {
+queue_holds() {
     ask "$server/stats/$queue"
-    [[ ${body// /} =~ \"len\":0[,}] ]]
+    [[ ${body// /} =~ \"len\":$1[,}] ]]
 }
+
+# field NAME: the first string of that name in the last answer, which is JSON.
+field() { printf '%s' "$body" | sed 's/.*"'"$1"'": *"\([^"]*\)".*/\1/'; }
 
 printf 'RestMQ at %s, with the queue %s\n' "$server" "$queue"
 
@@ -158,14 +162,78 @@ step 'Here an empty queue answers 404' 404 '.' "$server/?queue=$queue"
 
 printf '\n=== Time to live ===\n'
 step 'A message that lives for one second' 200 "^$queue:" -d 'value=brief&ttl=1' "$server/q/$queue"
-wait_for 'the message has not expired' queue_is_empty
+wait_for 'the message has not expired' queue_holds 0
 step 'It is gone' 204 '' "$server/q/$queue"
 step 'A ttl that is no number is refused' 400 '.' -d 'value=v&ttl=soon' "$server/q/$queue"
+
+printf '\n=== Work that must not get lost: lease, ack, release ===\n'
+step 'Add' 200 "^$queue:" -d value=work "$server/q/$queue"
+step 'Lease it for 30 seconds: nobody else gets it' 200 '"value":"work".*"attempt":1' \
+    "$server/q/$queue?lease=30"
+receipt=$(field receipt)
+step 'Nothing is ready now' 204 '' "$server/q/$queue"
+step 'Keep it for a minute, counted from now' 200 '"expires":' -d extend=60 "$server/lease/$receipt"
+step 'Give it back: it is at the head of the queue again' 200 '"released":true' \
+    -d release=0 "$server/lease/$receipt"
+step 'That receipt is stale for ever' 409 '"error":"stale-receipt"' -X DELETE "$server/lease/$receipt"
+step 'What never was a receipt' 400 '"error":' -X DELETE "$server/lease/nonsense"
+step 'The second attempt; up to 10 messages, waiting up to 5 s' 200 '^\[\{.*"attempt":2' \
+    "$server/q/$queue?lease=30&count=10&wait=5"
+receipt=$(field receipt)
+key=$(field key)
+step 'The story of a message, wherever it is' 200 '"state":"leased"' "$server/m/$key"
+step 'Say that it is done: it is gone for good' 200 '"acked":true' -X DELETE "$server/lease/$receipt"
+step 'And has no story any more' 404 '.' "$server/m/$key"
+
+printf '\n=== Dead letters: /dead/QUEUE ===\n'
+step 'Throw away those of earlier tours' 200 '"dropped":' -X DELETE "$server/dead/$queue"
+step 'Add' 200 "^$queue:" -d value=poison "$server/q/$queue"
+step 'Lease it' 200 '"attempt":1' "$server/q/$queue?lease=30"
+step 'Give it up, with a reason' 200 '"key":' -d 'dead=no such address' \
+    "$server/lease/$(field receipt)"
+step 'There it is' 200 '"reason":"nosuchaddress"' "$server/dead/$queue"
+step 'Statistics count it' 200 '"dead":1[,}]' "$server/stats/$queue"
+step 'Put all back' 200 '"redriven":1' -X POST "$server/dead/$queue"
+step 'It is a message again, and its attempts begin from 1' 200 '"value":"poison".*"attempt":1' \
+    "$server/q/$queue?lease=30"
+step 'Done' 200 '"acked":true' -X DELETE "$server/lease/$(field receipt)"
+
+printf '\n=== Later, sooner, once, many ===\n'
+step 'Nobody gets it for an hour' 200 "^$queue:" -d 'value=later&delay=3600' "$server/q/$queue"
+key=$body
+step 'So it is not there yet' 204 '' "$server/q/$queue"
+step 'It waits' 200 '"delayed":1[,}]' "$server/stats/$queue"
+step 'It shall be ready now' 200 "$key" -d delay=0 "$server/m/$key"
+wait_for 'it does not become ready' queue_holds 1
+step 'A priority from 0 to 9; without one it is 4' 200 "^$queue:" \
+    -d 'value=urgent&priority=9' "$server/q/$queue"
+step 'Look at what comes next, without taking it' 200 '"urgent".*"later"' "$server/q/$queue?peek=2"
+step 'An id makes it safe to publish again' 200 "^$queue:" \
+    -H "Idempotency-Key: $unique" -d value=once "$server/q/$queue"
+key=$body
+step 'The first key, and nothing is stored' 200 "^$key\$" \
+    -H "Idempotency-Key: $unique" -d value=once "$server/q/$queue"
+step 'A message per line, all of them or none' 200 '"count":2' \
+    -H 'Content-Type: application/x-ndjson' --data-binary $'{"a":1}\n{"a":2}\n' "$server/q/$queue"
+step 'Any bytes, with a content type' 200 '"key":' \
+    -H 'Content-Type: image/gif' -H 'Accept: application/json' --data-binary GIF89a "$server/q/$queue"
+step 'Take many at once, as a list' 200 '^\[.*"urgent".*"later".*"once".*"GIF89a".*\]$' \
+    "$server/q/$queue?count=1000"
+step 'A message to delete' 200 "^$queue:" -d value=mistake "$server/q/$queue"
+step 'Gone, wherever it was' 200 '"deleted":true' -X DELETE "$server/m/$body"
+
+printf '\n=== Settings: /settings/QUEUE ===\n'
+step 'What holds for this queue' 200 '"max_attempts":' "$server/settings/$queue"
+step 'Change some of it' 200 '"max_attempts":1[,}]' -X PATCH -d '{"max_attempts":1}' \
+    "$server/settings/$queue"
+step 'What is wrong changes nothing' 400 'no_such_setting' -X PATCH \
+    -d '{"max_attempts":2,"no_such_setting":1}' "$server/settings/$queue"
+step 'Back to the defaults' 200 '"max_attempts":5[,}]' -X DELETE "$server/settings/$queue"
 
 printf '\n=== The JSON protocol: /queue ===\n'
 step 'Add' 200 '"value":"abacab"' \
     -d "body={\"cmd\":\"add\",\"queue\":\"$queue\",\"value\":\"abacab\"}" "$server/queue"
-key=$(printf '%s' "$body" | sed 's/.*"key": *"\([^"]*\)".*/\1/')
+key=$(field key)
 step 'Look without taking; the count says how often' 200 '"count":1' \
     -d "body={\"cmd\":\"get\",\"queue\":\"$queue\"}" "$server/queue"
 step 'Take' 200 '"value":"abacab"' \
@@ -174,7 +242,7 @@ step 'Nothing is left: an error, with status 200' 200 '"error":"emptyqueue"' \
     -d "body={\"cmd\":\"take\",\"queue\":\"$queue\"}" "$server/queue"
 step 'The queue may stand in the path, the body may be JSON' 200 '"value":"raw"' \
     -H 'Content-Type: application/json' -d '{"cmd":"add","value":"raw"}' "$server/queue/$queue"
-key=$(printf '%s' "$body" | sed 's/.*"key": *"\([^"]*\)".*/\1/')
+key=$(field key)
 step 'Delete a message by its key' 200 '"deleted":true' \
     -d "body={\"cmd\":\"del\",\"queue\":\"$queue\",\"key\":\"$key\"}" "$server/queue"
 step 'It can be deleted only once' 200 '"deleted":false' \
@@ -205,12 +273,28 @@ step 'The status of one queue' 200 '"status":1' "$server/control/$queue"
 step 'The status of all queues' 200 '"queues":\{.*"count":' "$server/control/"
 step 'An unknown status' 200 '"stat":"invalidstatus' -d status=bogus "$server/control/$queue"
 
-open_stream 'The same stream as server-sent events, for browsers' \
+open_stream 'The same stream as server-sent events, for browsers; it says where it begins' \
     -H 'Accept: text/event-stream' -D - "$server/c/$queue"
 wait_for 'no event stream' stream_has '^[Cc]ontent-[Tt]ype:text/event-stream'
+wait_for 'no opening event' stream_has '^event:open'
 step 'Add' 200 "^$queue:" -d value=event "$server/q/$queue"
 wait_for 'no event' stream_has '^data:.*"value":"event"'
 show_stream
+step 'End it' 200 '"status"' -X DELETE "$server/q/$queue"
+end_of_stream
+
+step 'Add' 200 "^$queue:" -d value=missed "$server/q/$queue"
+number=${body##*:}
+step 'Somebody gets it, here with a long-poll' 200 '"value":"missed"' "$server/c/$queue?wait=5"
+step 'A stream that broke before resumes after the number that it got last' 200 \
+    '"value":"missed"' "$server/c/$queue?wait=5&after=$((number - 1))"
+step 'Add' 200 "^$queue:" -d value=leased "$server/q/$queue"
+open_stream 'A leased stream: one message at a time, until each is settled' \
+    "$server/c/$queue?ack=1&prefetch=1&lease=30"
+wait_for 'nothing is leased' stream_has '"value":"leased".*"receipt":'
+show_stream
+receipt=$(sed -n 's/.*"receipt": *"\([^"]*\)".*/\1/p' "$work/stream" | head -n 1)
+step 'Done' 200 '"acked":true' -X DELETE "$server/lease/$receipt"
 step 'End it' 200 '"status"' -X DELETE "$server/q/$queue"
 end_of_stream
 

@@ -1,8 +1,8 @@
 """The command line: ``restmq serve``, and the everyday commands against a running server.
 
-The commands that move messages are in ``restmq.cli_client``, those that look after queues in
-``restmq.cli_queues``. This is the one place where errors become a line on standard error and an
-exit code.
+The commands that move messages are in ``restmq.cli_add``, ``cli_client``, ``cli_listen`` and
+``cli_leases``, those that look after queues in ``cli_queues``, ``cli_dead`` and ``cli_settings``.
+This is the one place where errors become a line on standard error and an exit code.
 """
 
 import functools
@@ -14,8 +14,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from restmq import __version__
-from restmq.cli_client import add, leave_closed_output, listen, peek, say, take
+from restmq.cli_add import add
+from restmq.cli_client import peek, take
+from restmq.cli_common import leave_closed_output, say
+from restmq.cli_dead import dead, redrive
+from restmq.cli_leases import ack, extend, lease, nack
+from restmq.cli_listen import listen
+from restmq.cli_logs import apps, channels
 from restmq.cli_queues import len_command, policy, purge, queues, start, stats, stop
+from restmq.cli_settings import settings as settings_command
 from restmq.errors import RestMQError, StartupError
 from restmq.http_client import one_line
 
@@ -69,7 +76,9 @@ class RestMQGroup(click.Group):
     sections: Mapping[str, tuple[str, ...]] = {
         "The server": ("serve",),
         "Messages": ("add", "take", "peek", "listen"),
-        "Queues": ("len", "stats", "queues", "policy", "stop", "start", "purge"),
+        "Work that must not get lost": ("lease", "ack", "nack", "extend", "dead", "redrive"),
+        "Queues": ("len", "stats", "queues", "settings", "policy", "stop", "start", "purge"),
+        "Logs": ("channels", "apps"),
     }
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -198,5 +207,8 @@ def _heading(knob: "Knob") -> str:
     return "Server"
 
 
-for _command in (add, take, peek, listen, len_command, stats, queues, policy, start, stop, purge):
+_MESSAGES = (add, take, peek, listen, lease, ack, nack, extend, dead, redrive)
+_QUEUES = (len_command, stats, queues, settings_command, policy, start, stop, purge)
+_LOGS = (channels, apps)
+for _command in _MESSAGES + _QUEUES + _LOGS:
     cli.add_command(_command)

@@ -1,18 +1,15 @@
 """The everyday commands that look after queues: len, stats, queues, policy, start, stop, purge."""
 
-import json
-import sys
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from urllib.parse import urlencode
 
 import click
 
-from restmq.cli_client import Printer, everyday_command
+from restmq.cli_common import Printer, cell, confirm, everyday_command, print_rows
 from restmq.http_client import HttpClient, queue_path
+from restmq.http_leases import FORM, form_body
 
 PAGE_QUEUES = 1000
-FORM = "application/x-www-form-urlencoded"
 
 _WORDS: Mapping[tuple[str, object], str] = {
     ("status", 1): "started",
@@ -21,6 +18,17 @@ _WORDS: Mapping[tuple[str, object], str] = {
     ("policy", 1): "broadcast",
     ("policy", 2): "roundrobin",
     ("policy", ""): "broadcast",
+}
+
+
+_COLUMNS: Mapping[str, str] = {
+    "name": "Queue",
+    "len": "Length",
+    "status": "Status",
+    "policy": "Policy",
+    "delayed": "Delayed",
+    "leased": "Leased",
+    "dead": "Dead",
 }
 
 
@@ -40,8 +48,13 @@ def len_command(client: HttpClient, queue: str) -> None:
 def stats(client: HttpClient, queue: str | None, as_json: bool) -> None:
     """Show length, status and policy of all queues, or all that is known of one QUEUE.
 
+    For one QUEUE that is also how many messages are ready (which len counts), delayed until
+    later, leased to somebody, and dead; how many listen; the age of the oldest ready message in
+    seconds; and how many came and went a second, lately.
+
     Prints a table on a terminal. In a pipe it prints lines separated by tabs: name, length,
-    status and policy of each queue; for one QUEUE, name and value of each property.
+    status and policy of each queue, and how many messages are delayed, leased and dead; for one
+    QUEUE, name and value of each property.
     """
     if queue is None:
         pages = (list(page.values()) for page in _queue_pages(client))
@@ -52,12 +65,11 @@ def stats(client: HttpClient, queue: str | None, as_json: bool) -> None:
             for each in page:
                 Printer().json(each)
         elif queue is None:
-            columns = ("name", "len", "status", "policy")
-            rows = [[_cell(name, each.get(name)) for name in columns] for each in page]
-            _print_rows(("Queue", "Length", "Status", "Policy"), rows)
+            rows = [[_cell(name, each.get(name, 0)) for name in _COLUMNS] for each in page]
+            print_rows(tuple(_COLUMNS.values()), rows)
         else:
             rows = [[name, _cell(name, value)] for name, value in page[0].items()]
-            _print_rows(("Property", "Value"), rows)
+            print_rows(("Property", "Value"), rows)
 
 
 def _stats_of(client: HttpClient, queue: str) -> dict[str, object]:
@@ -82,27 +94,9 @@ def _queue_pages(
 
 
 def _cell(name: str, value: object) -> str:
-    """A property in words, on one line: the numbers of status and policy mean little to people."""
+    """A property in words: the numbers of status and policy mean little to people."""
     word = _WORDS.get((name, value)) if isinstance(value, int | str) else None
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return word or "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )
-
-
-def _print_rows(header: tuple[str, ...], rows: list[list[str]]) -> None:
-    if not sys.stdout.isatty():
-        for row in rows:
-            Printer().line("\t".join(row).encode())
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
+    return word or cell(value)
 
 
 @everyday_command(
@@ -172,11 +166,10 @@ def purge(client: HttpClient, queue: str, yes: bool) -> None:
 
     Prints: purged, or: already empty
     """
-    if not yes and sys.stdin.isatty():
-        click.confirm(f"Delete all messages of {queue}?", abort=True, err=True)
+    confirm(f"Delete all messages of {queue}?", yes)
     answer = client.request("DELETE", queue_path("/q/", queue)).json_object()
     click.echo("purged" if answer.get("status") else "already empty")
 
 
 def _post_form(client: HttpClient, path: str, **fields: str) -> None:
-    client.request("POST", path, body=urlencode(fields).encode(), content_type=FORM)
+    client.request("POST", path, body=form_body(fields), content_type=FORM)

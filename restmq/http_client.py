@@ -1,4 +1,4 @@
-"""The small HTTP access that the everyday commands use: requests to one server, and its streams.
+"""The small HTTP access that the everyday commands use: requests, and answers without an end.
 
 It stands on the standard library's ``http.client``, because a command that prints one number
 should not wait for an event loop to be imported. Answers of 3xx, 4xx and 5xx become errors of
@@ -11,23 +11,18 @@ import http.client
 import json
 import select
 import socket
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
-from restmq.codecs.sse import EventParser
-from restmq.errors import AccessDenied, InvalidInput, RestMQError, TooLarge, Unavailable
+from restmq.errors import AccessDenied, InvalidInput, RestMQError, StaleReceipt, Unavailable
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 ANSWER_TIMEOUT_SECONDS = 60.0
 MAX_MESSAGE_CHARACTERS = 500
 STREAM_READ_BYTES = 64 * 1024
-MAX_STREAM_MESSAGE_BYTES = 256 * 1024 * 1024
-FIRST_PAUSE_SECONDS = 0.25
-LONGEST_PAUSE_SECONDS = 30.0
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 Kind = TypeVar("Kind")
@@ -91,14 +86,42 @@ class Answer:
     status: int
     body: bytes
     url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """With their names in lower case."""
 
     def json_object(self) -> dict[str, object]:
         """The body as a JSON object. Raises RestMQError when it is anything else."""
-        return _json(self.body, self.url, dict)
+        return read_json(self.body, self.url, dict)
 
     def json_array(self) -> list[dict[str, object]]:
-        """The body as a JSON array of messages. Raises RestMQError when it is no array."""
-        return _json(self.body, self.url, list)
+        """The body as a JSON array of objects. Raises RestMQError when it is anything else."""
+        items: list[object] = read_json(self.body, self.url, list)
+        objects = [item for item in items if isinstance(item, dict)]
+        if len(objects) < len(items):
+            raise _unexpected(self.url)
+        return objects
+
+
+class Body:
+    """The body of an endless answer, as it arrives."""
+
+    def __init__(self, response: http.client.HTTPResponse, sock: socket.socket, url: str) -> None:
+        self._response = response
+        self._socket = sock
+        self._url = url
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield parts until the server ends it in good order; else raises Unavailable."""
+        try:
+            while chunk := self._response.read1(STREAM_READ_BYTES):
+                yield chunk
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable(f"lost the stream of {self._url}: {_reason(error)}") from error
+
+    def shut(self) -> None:
+        """End it from here, whichever thread reads it; for the reader it is lost."""
+        with suppress(OSError):  # it has ended already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class HttpClient:
@@ -135,11 +158,13 @@ class HttpClient:
         query: Mapping[str, object] | None = None,
         body: bytes | None = None,
         content_type: str | None = None,
+        wait_seconds: float = 0,
     ) -> Answer:
         """Ask once and read the whole answer; ``path`` is percent-encoded already.
 
-        Raises Unavailable when the server is out of reach, and the error that fits the status
-        for any answer but 2xx.
+        ``wait_seconds``: how long the server was asked to hold its answer back. Raises
+        Unavailable when the server is out of reach, and the error that fits the status for any
+        answer but 2xx.
         """
         target = self.address.base_path + path
         if query:
@@ -149,6 +174,7 @@ class HttpClient:
             headers["Content-Type"] = content_type
         connection = self._ready_connection()
         try:
+            connection.sock.settimeout(ANSWER_TIMEOUT_SECONDS + wait_seconds)
             response = _ask(connection, method, target, body, headers)
             content = response.read()
         except BaseException as error:
@@ -159,11 +185,14 @@ class HttpClient:
             raise
         if not 200 <= response.status < 300:
             raise _refusal(response, content)
-        return Answer(response.status, content, self.address.url)
+        told = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, content, self.address.url, told)
 
     @contextmanager
-    def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[Iterator[bytes]]:
-        """Start an endless GET; the iterator gives its body as it arrives.
+    def stream(
+        self, path: str, headers: Mapping[str, str], query: Mapping[str, object] | None = None
+    ) -> Iterator[Body]:
+        """Start an endless GET; iterating over the body gives its parts as they arrive.
 
         It has a connection of its own, waits for as long as the server is there, and finishes
         when the server ends the stream in good order. Raises Unavailable when the connection
@@ -173,7 +202,7 @@ class HttpClient:
         with closing(connection):
             sock = connection.sock
             _probe_when_silent(sock)
-            target = self.address.base_path + path
+            target = self.address.base_path + path + ("?" + urlencode(query) if query else "")
             try:
                 response = _ask(connection, "GET", target, None, {**self._headers, **headers})
                 content = response.read() if response.status != http.client.OK else b""
@@ -183,14 +212,7 @@ class HttpClient:
                 if response.status != http.client.OK:
                     raise _refusal(response, content)
                 sock.settimeout(None)
-                yield self._chunks(response)
-
-    def _chunks(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
-        try:
-            while chunk := response.read1(STREAM_READ_BYTES):
-                yield chunk
-        except (OSError, http.client.HTTPException) as error:
-            raise Unavailable(f"lost the stream of {self.address.url}: {_reason(error)}") from error
+                yield Body(response, sock, self.address.url)
 
     def _ready_connection(self) -> http.client.HTTPConnection:
         """The open connection, or a new one when the server has closed it meanwhile.
@@ -220,94 +242,6 @@ class HttpClient:
         return connection
 
 
-@dataclass
-class MessageStream:
-    """The messages of one queue as they come, over as many connections as it takes.
-
-    ``stream_format`` is ``sse`` or ``comet``. With ``follow`` it also waits for a server that is
-    not there yet, and comes back when the server ends the stream. ``tell`` gets a line for
-    people on each break; ``pause`` sleeps for so many seconds.
-    """
-
-    client: HttpClient
-    queue: str
-    stream_format: str
-    follow: bool
-    tell: Callable[[str], None]
-    pause: Callable[[float], None] = time.sleep
-    _connected_once: bool = field(default=False, init=False)
-    _last_event_id: str = field(default="", init=False)
-    _first_pause_seconds: float = field(default=FIRST_PAUSE_SECONDS, init=False)
-
-    def messages(self) -> Iterator[dict[str, object]]:
-        """Yield messages until the server ends the stream in good order.
-
-        After a break it connects again, with pauses that grow, and asks for what came meanwhile.
-        Raises Unavailable when the first connection fails, and any other RestMQError whenever
-        the server refuses.
-        """
-        pause_seconds = 0.0
-        while True:
-            began = time.monotonic()
-            try:
-                for message in self._one_connection():
-                    yield message
-                    pause_seconds = 0.0
-                self.tell("the server ended the stream: the queue was purged, or it stops")
-                if not self.follow:
-                    return
-            except Unavailable as error:
-                if not (self._connected_once or self.follow):
-                    raise
-                self.tell(str(error))
-            if time.monotonic() - began > LONGEST_PAUSE_SECONDS:
-                pause_seconds = 0.0
-            pause_seconds = max(2 * pause_seconds, self._first_pause_seconds)
-            pause_seconds = min(pause_seconds, LONGEST_PAUSE_SECONDS)
-            self.tell(f"connecting again in {pause_seconds:g} s")
-            self.pause(pause_seconds)
-
-    def _one_connection(self) -> Iterator[dict[str, object]]:
-        is_sse = self.stream_format == "sse"
-        headers = {"Accept": "text/event-stream" if is_sse else "text/plain"}
-        if self._last_event_id:
-            headers["Last-Event-ID"] = self._last_event_id
-        with self.client.stream(queue_path("/c/", self.queue), headers) as chunks:
-            self._connected_once = True
-            for text in self._events(chunks) if is_sse else _lines(chunks):
-                document = _json(text, self.client.address.url, dict)
-                if "value" in document:
-                    if not is_sse:
-                        self._last_event_id = str(document.get("key")).rpartition(":")[2]
-                    yield document
-                elif document.get("event") == "gap" or "from" in document:
-                    gone = f"messages {document.get('from')} to {document.get('to')}"
-                    self.tell(f"{gone} came meanwhile and are no longer kept")
-
-    def _events(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        parser = EventParser(self._last_event_id, MAX_STREAM_MESSAGE_BYTES)
-        for chunk in chunks:
-            events = parser.receive_data(chunk)
-            self._last_event_id = parser.last_event_id
-            if parser.retry_milliseconds is not None:
-                self._first_pause_seconds = parser.retry_milliseconds / 1000
-            yield from (each.data.encode() for each in events if each.event in ("message", "gap"))
-
-
-def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The lines of a comet stream that are not empty, without their ends."""
-    partial: list[bytes] = []
-    for chunk in chunks:
-        first, *others = chunk.split(b"\n")
-        partial.append(first)
-        for other in others:
-            if line := b"".join(partial).strip():
-                yield line
-            partial = [other]
-        if sum(map(len, partial)) > MAX_STREAM_MESSAGE_BYTES:
-            raise TooLarge(f"a line of the stream is over {MAX_STREAM_MESSAGE_BYTES} bytes")
-
-
 def value_bytes(message: Mapping[str, object]) -> bytes:
     """The value of a message as it was published. Raises RestMQError when it holds none."""
     value = message.get("value")
@@ -321,14 +255,19 @@ def value_bytes(message: Mapping[str, object]) -> bytes:
         raise RestMQError(f"message {message.get('key')} came in broken base64") from error
 
 
-def _json(text: bytes, url: str, kind: type[Kind]) -> Kind:
+def read_json(text: bytes, url: str, kind: type[Kind]) -> Kind:
+    """Read what ``url`` answered; raises RestMQError when it is no JSON of this kind."""
     try:
         document = json.loads(text)
     except ValueError as error:
         raise RestMQError(f"{url} answered with something that is not JSON") from error
     if isinstance(document, kind):
         return document
-    raise RestMQError(f"{url} answered with JSON that is not what was asked for")
+    raise _unexpected(url)
+
+
+def _unexpected(url: str) -> RestMQError:
+    return RestMQError(f"{url} answered with JSON that is not what was asked for")
 
 
 def _ask(
@@ -371,29 +310,38 @@ def _lost(address: ServerAddress, error: Exception) -> Unavailable:
 
 
 def _refusal(response: http.client.HTTPResponse, content: bytes) -> RestMQError:
-    text = f"{_message_of(response.headers.get_content_type(), content)} ({response.status}"
-    text = f"{text} {response.reason})".strip()
+    words, code = _message_of(response.headers.get_content_type(), content)
+    text = f"{words} ({response.status} {response.reason})".strip()
+    if code == StaleReceipt.code:
+        return StaleReceipt(text)
     if response.status in (401, 403):
         return AccessDenied(text)
     return Unavailable(text) if response.status in (502, 503, 504) else RestMQError(text)
 
 
-def _message_of(content_type: str, content: bytes) -> str:
-    """The server's message as one printable line; empty when the body holds none for people."""
-    text = content.decode("utf-8", "replace")
+def _message_of(content_type: str, content: bytes) -> tuple[str, str]:
+    """The server's message as one printable line, and its code word; empty when there is none."""
+    text, code = content.decode("utf-8", "replace"), ""
     if content_type == "application/json":
         try:
             document = json.loads(text)
         except ValueError:
             document = None
         if isinstance(document, dict):
-            text = str(document.get("message") or document.get("error") or "")
+            code = str(document.get("error") or "")
+            text = str(document.get("message") or code)
     elif content_type != "text/plain":
-        return ""
-    return one_line(text)[:MAX_MESSAGE_CHARACTERS]
+        return "", ""
+    return one_line(text)[:MAX_MESSAGE_CHARACTERS], code
 
 
 def one_line(text: str) -> str:
     """``text`` on one line, without control characters, so that no peer drives the terminal."""
     words = " ".join(text.split())
     return "".join(character if character.isprintable() else "?" for character in words)
+
+
+def decimal(number: float) -> str:
+    """A number as parameters carry it: plain digits, to the thousandth, and no exponent."""
+    text = f"{number:.3f}"
+    return text.rstrip("0").rstrip(".")

@@ -37,6 +37,8 @@ _ORIGIN = re.compile(
     r"(:(?P<port>[0-9]{1,5}))?",
     re.IGNORECASE,
 )
+_APPLICATION = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_APPLICATION_KEY = re.compile(r"[!-:<-~]{1,1000}")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
@@ -54,6 +56,7 @@ class Knob:
     choices: tuple[str, ...] = ()
     check: Callable[[Any], Any] | None = None
     secret: bool = False
+    table: bool = False  # a table of the file, name = text or texts; here a tuple of "name=text"
 
     @property
     def key(self) -> str:
@@ -75,7 +78,7 @@ class Knob:
         """What a right value is, as the end of a sentence: "a whole number from 0 to 65535"."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        text = _DESCRIPTIONS[self.value_type]
+        text = "names, each with a text or texts" if self.table else _DESCRIPTIONS[self.value_type]
         if self.minimum is not None and self.maximum is not None:
             return f"{text} from {self.minimum:.15g} to {self.maximum:.15g}"
         return text if self.minimum is None else f"{text}, {self.minimum:.15g} or more"
@@ -83,7 +86,7 @@ class Knob:
     def format(self, value: object) -> str:
         """``value`` as one would write it behind the flag, without passwords."""
         if isinstance(value, tuple):
-            return ",".join(value)
+            return ",".join("***" if self.secret else part for part in value)
         if isinstance(value, bool):
             return str(value).lower()
         if isinstance(value, float):
@@ -102,7 +105,8 @@ class Knob:
             if textual and isinstance(value, str):
                 result = _from_text(self.value_type, value)
             else:
-                result = _from_native(self.value_type, value)
+                native = _pairs(value) if self.table else value
+                result = _from_native(self.value_type, native)
             result = self._within_range(result)
         except ValueError:
             raise self._refusal(value, where, f"it must be {self.expected}") from None
@@ -140,6 +144,7 @@ def knob(
     choices: tuple[str, ...] = (),
     check: Callable[[Value], Value] | None = None,
     secret: bool = False,
+    table: bool = False,
 ) -> Value:
     """Declare a field of ``Settings``.
 
@@ -154,6 +159,7 @@ def knob(
         "choices": choices,
         "check": check,
         "secret": secret,
+        "table": table,
     }
     return dataclasses.field(default=default, repr=not secret, metadata={"knob": details})
 
@@ -188,6 +194,38 @@ def _from_native(value_type: type[object], value: object) -> Any:
     elif type(value) is value_type:
         return value
     raise ValueError(value)
+
+
+def _pairs(value: object) -> object:
+    """Turn a table of names with a text, or a list of texts, into pairs "name=text"."""
+    if not isinstance(value, dict):
+        return value
+    pairs = []
+    for name, texts in value.items():
+        for text in texts if isinstance(texts, list) else [texts]:
+            if not isinstance(text, str):
+                raise ValueError(text)
+            pairs.append(f"{name}={text}")
+    return tuple(pairs)
+
+
+def check_application_keys(pairs: tuple[str, ...]) -> tuple[str, ...]:
+    """Return ``pairs`` if each names an application and a key of its own, else ValueError."""
+    owners: dict[str, str] = {}
+    for pair in pairs:
+        application, _, key = pair.partition("=")
+        if not _APPLICATION.fullmatch(application):
+            raise ValueError(
+                "an application's name has 1 to 100 letters, digits, dots, dashes and underscores"
+            )
+        if not _APPLICATION_KEY.fullmatch(key):
+            raise ValueError(
+                f"a key of {application} must be 1 to 1000 characters of printable ASCII, with "
+                "neither spaces nor semicolons"
+            )
+        if owners.setdefault(key, application) != application:
+            raise ValueError(f"{owners[key]} and {application} cannot have the same key")
+    return pairs
 
 
 def check_not_empty(value: str | None) -> Any:

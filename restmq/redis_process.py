@@ -43,6 +43,8 @@ LONGEST_SOCKET_PATH_BYTES = 100
 LARGEST_LOG_BYTES = 16 * 1024 * 1024
 TOLD_LOG_BYTES = 4096
 
+COMPACT_ENTRIES = 32  # sets and hashes up to this size are kept as lists
+
 STOP_SECONDS = 10.0
 REPORT_SECONDS = 5.0
 PROBE_TIMEOUT_SECONDS = 5.0
@@ -258,6 +260,10 @@ class RedisProcess:
             "appendfsync": self._fsync,
             "aof-load-truncated": "yes",
             "maxmemory-policy": "noeviction",
+            # Small sets and hashes are kept as lists, which Redis searches from one end to the
+            # other: with its own limits of 128 and 512 that is most of the time of a lease.
+            "zset-max-ziplist-entries": str(COMPACT_ENTRIES),
+            "hash-max-ziplist-entries": str(COMPACT_ENTRIES),
         }
         pairs = (part for name, value in options.items() for part in (f"--{name}", value))
         return [*pairs, *self._extra_arguments]

@@ -18,23 +18,32 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, cast
 
 from aiohttp import web
 
-from restmq.access import Access
+from restmq.access import Access, Section
 from restmq.broker.broker import Broker
 from restmq.broker.consumers import End
 from restmq.broker.scripts import HistoryLimits
 from restmq.broker.streams import StreamLimits
+from restmq.endpoints.channels import ChannelEndpoint
 from restmq.endpoints.collectd import CollectdEndpoint
 from restmq.endpoints.commands import CommandEndpoint
 from restmq.endpoints.http_server import HttpServer
+from restmq.endpoints.leases import LeaseEndpoint
+from restmq.endpoints.log_stream import LogStreams
+from restmq.endpoints.messages import MessageEndpoint
 from restmq.endpoints.pages import PageEndpoint
+from restmq.endpoints.queue_settings import QueueSettingsEndpoint
+from restmq.endpoints.queuey import QueueyEndpoint
 from restmq.endpoints.rest import RestEndpoint
 from restmq.endpoints.router import Route, Router
+from restmq.endpoints.rse import RseEndpoint
+from restmq.endpoints.rse_mount import RootMount
 from restmq.endpoints.stream import StreamEndpoint
 from restmq.endpoints.syslog import SyslogListener
+from restmq.endpoints.web import Request
 from restmq.errors import StartupError
 from restmq.memory_redis import (
     SOCKET_NAME,
@@ -82,21 +91,34 @@ class Node:
         )
         self.access = access
         self._pages = PageEndpoint(self.broker)
+        self._log_streams = LogStreams(settings.ping_seconds)
         self.router = self._wire()
         self._syslog = SyslogListener(self.broker, access)
-        self._runner: web.ServerRunner | None = None
+        self._runners: list[web.ServerRunner] = []
         self._tasks: list[asyncio.Task[None]] = []
         self.port = 0
         """The HTTP port, once the node is open."""
 
     def _wire(self) -> Router:
         broker, settings = self.broker, self._settings
-        commands = CommandEndpoint(broker, lambda *asked: self.router.check_access(*asked))
+
+        def check_access(request: Request, section: Section) -> None:
+            self.router.check_access(request, section)
+
+        commands = CommandEndpoint(broker, check_access)
         endpoints: Sequence[Endpoint] = (
             RestEndpoint(broker),
             commands,
+            LeaseEndpoint(broker),
+            MessageEndpoint(broker),
+            QueueSettingsEndpoint(broker),
             StreamEndpoint(broker, settings.ping_seconds),
             CollectdEndpoint(broker),
+            RseEndpoint(broker, self._log_streams, settings, check_access),
+            ChannelEndpoint(broker, self._log_streams, check_access),
+            QueueyEndpoint(
+                broker, self._log_streams, settings.queuey_application_keys, check_access
+            ),
             self._pages,
         )
         routes = [route for endpoint in endpoints for route in endpoint.routes()]
@@ -106,30 +128,43 @@ class Node:
         """Connect and listen; raises StartupError if a port is taken."""
         settings = self._settings
         await self.broker.open()
-        server = HttpServer(self.router, settings)
-        self._runner = web.ServerRunner(server, shutdown_timeout=settings.drain_seconds)
-        await self._runner.setup()
         shared = settings.workers > 1
+        self.port = await self._serve_http(self.router, settings.port, shared)
+        if settings.rse_port:
+            mount = cast(Router, RootMount(self.router))
+            rse_port = await self._serve_http(mount, settings.rse_port, shared)
+            logger.info("RSE has http://%s:%d to itself", _for_url(settings.listen), rse_port)
+        await self._open_syslog(shared)
+        loop = asyncio.get_running_loop()
+        self._tasks += [
+            loop.create_task(self.access.watch(), name="acl-watch"),
+            loop.create_task(self.queue_patterns.watch(), name="queue-patterns-watch"),
+        ]
+        logger.info("RestMQ serves on http://%s:%d", _for_url(settings.listen), self.port)
+
+    async def _serve_http(self, router: Router, port: int, shared: bool) -> int:
+        """Listen on one more port; returns which one it is. Raises StartupError if it is taken."""
+        settings = self._settings
+        server = HttpServer(router, settings)
+        runner = web.ServerRunner(server, shutdown_timeout=settings.drain_seconds)
+        self._runners.append(runner)
+        await runner.setup()
         site = web.TCPSite(
-            self._runner,
+            runner,
             settings.listen,
-            settings.port,
+            port,
             backlog=LISTEN_BACKLOG,
             reuse_port=shared or None,
         )
         try:
             await site.start()
-            self.port = self._runner.addresses[0][1]
         except OSError as error:
-            raise _cannot_listen(settings.listen, settings.port, error) from error
-        await self._open_syslog(shared)
+            raise _cannot_listen(settings.listen, port, error) from error
         loop = asyncio.get_running_loop()
-        self._tasks = [
-            loop.create_task(server.close_silent_connections(), name="silent-connections"),
-            loop.create_task(self.access.watch(), name="acl-watch"),
-            loop.create_task(self.queue_patterns.watch(), name="queue-patterns-watch"),
-        ]
-        logger.info("RestMQ serves on http://%s:%d", _for_url(settings.listen), self.port)
+        watching = server.close_silent_connections()
+        self._tasks.append(loop.create_task(watching, name="silent-connections"))
+        taken: int = runner.addresses[0][1]
+        return taken
 
     async def _open_syslog(self, shared: bool) -> None:
         host, port = self._settings.listen, self._settings.syslog_port
@@ -145,11 +180,12 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._runner is not None:
-            for site in list(self._runner.sites):
-                await site.stop()
+        for site in [site for runner in self._runners for site in runner.sites]:
+            await site.stop()
+        if self._runners:
             self.broker.end_streams(End.DRAIN)
-            await self._runner.cleanup()
+            self._log_streams.end_all()
+            await asyncio.gather(*(runner.cleanup() for runner in self._runners))
         await self._syslog.close()
         await self.broker.close()
 

@@ -24,6 +24,7 @@ from urllib.parse import quote
 from restmq.errors import InvalidInput, SettingsError
 from restmq.knobs import (
     Knob,
+    check_application_keys,
     check_networks,
     check_not_empty,
     check_origins,
@@ -183,6 +184,56 @@ class Settings:
         section="syslog",
         minimum=0,
         maximum=65535,
+    )
+    rse_port: int = knob(
+        0,
+        "Port for RSE alone, with its channels at the root of the path; 0 is off.",
+        section="rse",
+        minimum=0,
+        maximum=65535,
+    )
+    rse_test_mode: bool = knob(
+        False,
+        "Let RSE clients in without a token or UUID, and show every event at /all.",
+        section="rse",
+    )
+    rse_tokens: tuple[str, ...] = knob(
+        (),
+        "What RSE clients may send as X-Auth-Token; with none, only test mode lets anyone in.",
+        section="rse",
+        secret=True,
+    )
+    rse_event_ttl: float = knob(
+        120.0,
+        "Seconds for which an RSE event can be read; clients poll more often than that.",
+        section="rse",
+        minimum=0.1,
+        maximum=30 * 24 * 3600,
+    )
+    rse_max_event_bytes: int = knob(
+        4 * MEBIBYTE,
+        "Largest RSE event, in bytes; max_body_bytes limits it as well.",
+        section="rse",
+        minimum=2,
+        maximum=64 * MEBIBYTE,
+    )
+    rse_any_channel_name: bool = knob(
+        False,
+        "Let names of RSE channels hold more than letters, digits, /, _ and -.",
+        section="rse",
+    )
+    rse_https_only: bool = knob(
+        False,
+        "Refuse RSE requests unless a proxy in front says X-Forwarded-Proto: https.",
+        section="rse",
+    )
+    queuey_application_keys: tuple[str, ...] = knob(
+        (),
+        "Applications that may use Queuey, each with its key or a list of keys: NAME=KEY,...",
+        section="queuey",
+        check=check_application_keys,
+        secret=True,
+        table=True,
     )
     queues: Patterns = dataclasses.field(default_factory=Patterns)
     config_file: Path | None = dataclasses.field(default=None, compare=False)

@@ -23,12 +23,24 @@ from click.testing import CliRunner, Result
 
 from restmq.cli import cli
 from restmq.errors import StartupError
-from restmq.http_client import HttpClient, MessageStream, one_line, parse_address, queue_path
+from restmq.http_client import HttpClient, one_line, parse_address, queue_path
+from restmq.http_stream import MessageStream
 from restmq.settings import Settings, knobs
 
 DEADLINE_SECONDS = 20
 COMMANDS = ["serve", "add", "take", "peek", "listen", "len", "stats", "queues", "policy"]
-COMMANDS += ["start", "stop", "purge"]
+COMMANDS += [
+    "start",
+    "stop",
+    "purge",
+    "lease",
+    "ack",
+    "nack",
+    "extend",
+    "dead",
+    "redrive",
+    "settings",
+]
 
 
 @dataclass
@@ -40,6 +52,7 @@ class FakeServer:
     added_count: int = 0
     policies: dict[str, str] = field(default_factory=dict)
     stopped: set[str] = field(default_factory=set)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
     asked: list[tuple[str, str, Mapping[str, str], bytes]] = field(default_factory=list)
     connections_count: int = 0
     credentials: str | None = None
@@ -122,6 +135,8 @@ class Handler(BaseHTTPRequestHandler):
         return _json({**_message(queue, 1, waiting.pop(0)), "count": 0})
 
     def _stats(self, queue: str, query: Mapping[str, str]) -> tuple[int, str, bytes]:
+        fake = self.fake
+
         def entry(name: str) -> dict[str, object]:
             policy = {"broadcast": 1, "roundrobin": 2}.get(self.fake.policies.get(name, ""), "")
             started = int(name not in self.fake.stopped)
@@ -131,7 +146,7 @@ class Handler(BaseHTTPRequestHandler):
             return _json({"redis": "a fake", "queue": queue, **entry(queue)})
         names = sorted(name for name in self.fake.queues if name > query.get("after", ""))
         page = names[: int(query["limit"])]
-        queues = {name: {"name": name, **entry(name)} for name in page}
+        queues = {name: {"name": name, **entry(name), **fake.counts.get(name, {})} for name in page}
         return _json({"queues": queues, "count": len(page), "redis": "a fake"})
 
     def _stream(self) -> None:
@@ -563,7 +578,8 @@ def test_stats_prints_tabs_in_a_pipe_and_json_when_asked(server: FakeServer) -> 
     server.queues = {"a\tb": [b"1"], "q": []}
     server.policies["q"] = "roundrobin"
     server.stopped.add("q")
-    lines = "a\\tb\t1\tstarted\tbroadcast\nq\t0\tstopped\troundrobin\n"
+    server.counts["q"] = {"delayed": 0, "leased": 2, "dead": 0}
+    lines = "a\\tb\t1\tstarted\tbroadcast\t0\t0\t0\nq\t0\tstopped\troundrobin\t0\t2\t0\n"
     assert run(server, "stats").stdout == lines
     documents = [json.loads(line) for line in run(server, "stats", "--json").stdout.splitlines()]
     assert [document["name"] for document in documents] == ["a\tb", "q"]

@@ -4,31 +4,43 @@ import asyncio
 import json
 import os
 import random
+import re
 import shutil
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from tests.server_process import running_server
-from tests.support import free_port
+from tests.support import eventually, free_port
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PYTHON_EXAMPLES = [
     "comet_consumer.py",
     "syslog_feed.py",
+    "worker.py",
+    "mapreduce/leased_map.py",
+    "mapreduce/leased_reduce.py",
+    "mapreduce/leased_wordcount.py",
     "mapreduce/load.py",
     "mapreduce/map.py",
     "mapreduce/reduce.py",
     "mapreduce/wordcount.py",
+    "rivulet/chat.py",
 ]
+OTHER_PROTOCOLS = ("rse", "rivulet", "queuey")
+"""Folders of examples that are tested with their protocols."""
+
 DEADLINE_SECONDS = 60.0
+KILLS = 6
 
 PAGE = {"Origin": "http://127.0.0.1:8000"}
 FOREIGN_PAGE = {"Origin": "http://elsewhere.example"}
@@ -113,8 +125,12 @@ def test_the_readme_lists_every_example() -> None:
     text = (EXAMPLES / "README.rst").read_text(encoding="utf-8")
     runnable = [*PYTHON_EXAMPLES, "curl_tour.sh"]
     assert [script for script in runnable if script not in text] == []
-    present = [path for path in EXAMPLES.rglob("*.py") if path.name != "comet.py"]
-    assert {str(path.relative_to(EXAMPLES)) for path in present} == set(PYTHON_EXAMPLES)
+    present = {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.py")}
+    others = {name for name in present if name.partition("/")[0] in OTHER_PROTOCOLS}
+    assert present - others - {"mapreduce/comet.py"} == set(PYTHON_EXAMPLES) - others
+    assert [
+        path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name not in text
+    ] == []
 
 
 def disguise(word: str, source: random.Random) -> str:
@@ -162,6 +178,87 @@ async def test_wordcount_counts_exactly(server_url: str, tmp_path: Path) -> None
     for number in range(1, 5):
         assert f"mapper {number}: counted" in ended.errors
         assert f"mapper {number}: counted 0 pieces" not in ended.errors
+
+
+async def unfinished_count(session: aiohttp.ClientSession, queue: str) -> int:
+    """How many messages nobody has acknowledged."""
+    async with session.get(f"/stats/{queue}") as response:
+        stats = await response.json()
+    return int(stats["ready"] + stats["leased"] + stats["delayed"])
+
+
+async def test_killed_mappers_change_nothing_in_the_total(server_url: str, tmp_path: Path) -> None:
+    """Mappers are killed at random while they work, and each word is counted exactly."""
+    book = tmp_path / "book.txt"
+    counts = write_text(book, 600_000)
+    common = ("--server", server_url, "--name", "killed")
+    leased = (*common, "--lease-seconds", "1")
+    loaded = await run("mapreduce/load.py", *common, str(book), "--characters", "2000")
+    pieces = int(loaded.output.split()[1])
+    moments = sorted(random.sample(range(80, pieces), KILLS), reverse=True)
+    async with AsyncExitStack() as parts, aiohttp.ClientSession(server_url) as session:
+        reducer = await parts.enter_async_context(
+            started("mapreduce/leased_reduce.py", *leased, "--json")
+        )
+        start_mapper = partial(started, "mapreduce/leased_map.py", *leased)
+        mappers = [await parts.enter_async_context(start_mapper()) for _ in range(3)]
+        for moment in moments:
+            while (left := await unfinished_count(session, "killed:lines")) > moment:
+                await asyncio.sleep(0)
+            assert left > 0, "there was nothing left to do for whom is killed"
+            victim = mappers.pop(random.randrange(len(mappers)))
+            victim.kill()
+            assert await victim.wait() == -signal.SIGKILL
+            mappers.append(await parts.enter_async_context(start_mapper()))
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            output, errors = await reducer.communicate()
+        assert reducer.returncode == 0, errors.decode()
+        assert json.loads(output) == {"words": counts.total(), "frequencies": counts}
+        await eventually(partial(nothing_is_left, session, "killed:lines"))
+
+
+async def nothing_is_left(session: aiohttp.ClientSession, queue: str) -> bool:
+    """Whether every message has been acknowledged."""
+    return await unfinished_count(session, queue) == 0
+
+
+async def test_leased_wordcount_starts_another_mapper_for_one_that_was_killed(
+    server_url: str, tmp_path: Path
+) -> None:
+    """The supervisor names its processes; the result is exact."""
+    book = tmp_path / "book.txt"
+    counts = write_text(book, 50_000)
+    async with started(
+        *("mapreduce/leased_wordcount.py", str(book), "--server", server_url, "--json"),
+        *("--mappers", "1", "--lease-seconds", "1"),
+    ) as job:
+        named = re.fullmatch(r"mapper 0 is process (\d+)", await next_line(job.stderr))
+        assert named
+        os.kill(int(named[1]), signal.SIGKILL)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            output, errors = await job.communicate()
+    assert job.returncode == 0, errors.decode()
+    assert "mapper 0 died" in errors.decode()
+    assert json.loads(output) == {"words": counts.total(), "frequencies": counts}
+
+
+async def test_the_worker_acks_what_is_done_and_puts_off_what_failed(server_url: str) -> None:
+    """What it can do is acked, what fails goes back with a delay, SIGTERM lets it finish."""
+    await publish(server_url, "chores", "0", "no number", "0.01")
+    async with started("worker.py", "chores", "--server", server_url) as worker:
+        assert await next_line(worker.stdout) == "chores:1 done"
+        assert (await next_line(worker.stdout)).startswith("chores:2 failed: could not convert")
+        assert await next_line(worker.stdout) == "chores:3 done"
+        async with (
+            aiohttp.ClientSession(server_url) as session,
+            session.get("/m/chores:2") as response,
+        ):
+            story = await response.json()
+        assert (story["state"], story["attempts"]) == ("delayed", 1)
+        worker.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            _, errors = await worker.communicate()
+        assert (worker.returncode, errors) == (0, b"")
 
 
 async def test_wordcount_prints_a_table_and_leaves_nothing_behind(

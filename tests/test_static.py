@@ -149,6 +149,12 @@ def test_the_help_page_holds_the_form_that_clients_know() -> None:
         "GET /q/",
         "POST /",
         "GET /?queue=QUEUE",
+        "DELETE /lease/RECEIPT",
+        "POST /lease/RECEIPT",
+        "GET /m/KEY",
+        "GET /dead/QUEUE",
+        "GET /settings/QUEUE",
+        "PATCH /settings/QUEUE",
         "POST /queue",
         "/queue/QUEUE",
         "GET /c/QUEUE",
@@ -215,7 +221,8 @@ async def test_the_server_answers_what_the_dashboard_asks(
     async with session.get("/stats/", params=query) as response:
         answer = await response.json()
     assert list(answer["queues"]) == ["banana/ripe", "cherry"]
-    assert answer["queues"]["cherry"] == {"name": "cherry", "len": 1, "status": 1, "policy": ""}
+    shown = {"name": "cherry", "len": 1, "status": 1, "policy": ""}
+    assert answer["queues"]["cherry"].items() >= shown.items()
     assert isinstance(answer["redis"], str)
 
     for word, status in (("stop", 0), ("start", 1)):

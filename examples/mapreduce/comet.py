@@ -1,8 +1,11 @@
 """What the parts of the map/reduce example share: the queues' names, and reading and writing them.
 
 A part needs only HTTP: a POST to ``/q/QUEUE`` publishes, a GET of ``/c/QUEUE`` that never ends
-delivers one JSON object a line. The queues of a job named N are ``N:lines`` (pieces of text, from
-the loader to the mappers) and ``N:counts`` (partial counts, from the mappers to the reducer).
+delivers one JSON object a line. The leased variant asks for one message at a time with a GET of
+``/q/QUEUE?lease=SECONDS``, and says that it is done with a DELETE of ``/lease/RECEIPT``.
+
+The queues of a job named N are ``N:lines`` (pieces of text, from the loader to the mappers) and
+``N:counts`` (partial counts, from the mappers to the reducer).
 """
 
 import argparse
@@ -15,6 +18,7 @@ from urllib.parse import quote
 import aiohttp
 
 RECONNECT_SECONDS = 1.0
+WAIT_SECONDS = 20
 
 # A stream has no end, so only connecting and a broken socket may time out.
 STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
@@ -77,9 +81,40 @@ async def post(session: aiohttp.ClientSession, url: str, **fields: str) -> str:
         return (await response.text()).strip()
 
 
-async def publish(session: aiohttp.ClientSession, server: str, queue: str, message: object) -> str:
+async def publish(
+    session: aiohttp.ClientSession, server: str, queue: str, message: object, **parameters: str
+) -> str:
     """Add one message, written as JSON text, and return its key."""
-    return await post(session, route(server, "q", queue), value=json.dumps(message))
+    return await post(session, route(server, "q", queue), value=json.dumps(message), **parameters)
+
+
+async def lease(
+    session: aiohttp.ClientSession, server: str, queue: str, lease_seconds: float
+) -> dict[str, Any] | None:
+    """Wait for a message and lease it; None if none comes for some time."""
+    query = {"lease": f"{lease_seconds:g}", "wait": str(WAIT_SECONDS)}
+    async with session.get(
+        route(server, "q", queue), params=query, raise_for_status=True
+    ) as response:
+        return None if response.status == 204 else await response.json()
+
+
+async def never_give_up(session: aiohttp.ClientSession, server: str, queue: str) -> None:
+    """Let a queue deliver a message again however often its consumers are killed."""
+    url = route(server, "settings", queue)
+    async with session.patch(url, json={"max_attempts": 0}, raise_for_status=True):
+        pass
+
+
+async def acknowledge(session: aiohttp.ClientSession, server: str, receipt: str) -> None:
+    """Say that the work on a leased message is done.
+
+    A lease that ran out meanwhile (409) is no failure: somebody else has the message now, or has
+    finished it, and whoever finishes second adds nothing.
+    """
+    async with session.delete(route(server, "lease", receipt)) as response:
+        if response.status != 409:
+            response.raise_for_status()
 
 
 async def delete(session: aiohttp.ClientSession, server: str, queue: str) -> None:

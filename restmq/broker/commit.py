@@ -139,21 +139,22 @@ class Committer:
     def group(
         self,
         key: Hashable,
-        make: Callable[[], GroupType],
+        make: Callable[..., GroupType],
         size_bytes: int = 0,
-        *,
+        *arguments: object,
         is_admitted: bool = False,
     ) -> GroupType:
         """Count one more operation in, and return the group of the next round trip that takes it.
 
-        ``make`` makes the group if there is none of this key yet; a key belongs to one type.
+        ``make`` makes the group, of ``arguments``, if there is none of this key yet; a key
+        belongs to one type.
         ``size_bytes``: what the operation carries. ``is_admitted``: as in ``submit``. Raises
         ``Unavailable`` when too much waits, or the server is stopping.
         """
         batch = self._append() if is_admitted else self._admit(size_bytes)
         group = batch.groups.get(key)
         if group is None:
-            group = batch.groups[key] = make()
+            group = batch.groups[key] = make(*arguments)
         return group  # type: ignore[return-value]
 
     def submit(

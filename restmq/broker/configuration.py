@@ -1,5 +1,6 @@
 """The settings of queues: what was set for each, over what patterns say, over the defaults."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,16 +48,21 @@ class Configuration:
                 fields[name] = "" if value is None else spellings[str(value)]
         removed = [name for name, value in checked.items() if value is None]
         kept = {name: value for name, value in checked.items() if value is not None}
-        reply = None
         for target in self._keepers(store):
+            scripts, submit = target.scripts, target.committer.submit
+            outcomes = []
             if fields:
-                reply = target.committer.submit(target.scripts.set_fields(queue, fields))
+                outcomes.append(submit(scripts.set_fields(queue, fields)))
             if kept or removed:
-                call = target.scripts.set_settings(queue, kept, removed)
-                reply = target.committer.submit(call)
-            reply = target.committer.submit(target.scripts.show_settings(queue))
-            outcome = await reply
+                outcomes.append(submit(scripts.set_settings(queue, kept, removed)))
+            *_, outcome = await asyncio.gather(*outcomes, submit(scripts.show_settings(queue)))
         return self._resolve(queue, store, outcome)
+
+    async def set_field(self, queue: str, name: str, value: int) -> None:
+        """Set ``policy`` or ``status`` as the classic protocol spells it."""
+        store = await self._stores.find(queue)
+        for target in self._keepers(store):
+            await target.committer.submit(target.scripts.set_fields(queue, {name: str(value)}))
 
     async def reset(self, queue: str) -> QueueSettings:
         """Take back all that was set for a queue, but where it lives."""

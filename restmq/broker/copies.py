@@ -19,8 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from restmq.broker.commit import Committer
-from restmq.broker.queues import KIND
-from restmq.broker.schedule import Schedule
+from restmq.broker.schedule import QUEUE, Schedule
 from restmq.broker.scripts import Scripts
 from restmq.errors import RestMQError, StoreUnavailable
 
@@ -29,6 +28,7 @@ logger = logging.getLogger(__name__)
 MAX_CARRIED = 100
 MAX_CARRIED_BYTES = 4 * 1024 * 1024
 RETRY_SECONDS = 5.0
+_MAX_EXPECTED = 10_000
 """When another node looks, should this one not finish."""
 
 _ENTRY = struct.Struct(">ddd")
@@ -42,6 +42,7 @@ class Copy(NamedTuple):
     expires: float
     """Absolute; 0 for never."""
     ready_at: float
+    """Absolute; 0 for at once."""
     packed: bytes
 
 
@@ -86,22 +87,31 @@ class Copier:
         self._store = store
         self._loop = asyncio.get_running_loop()
         self._ways: dict[str, _Way] = {}
+        self._expected: set[str] = set()
 
-    async def carry(self, queue: str, number: int) -> None:
-        """Return when the copies of all messages up to this number have arrived.
+    def expect(self, queue: str) -> None:
+        """Have copies carried that the next add may make, even if this node dies right after."""
+        if queue in self._expected:
+            self._schedule.note(QUEUE, queue, RETRY_SECONDS, RETRY_SECONDS)
 
-        Raises ``Unavailable`` when Redis does not answer; they are carried later then.
+    def carry(self, queue: str, number: int) -> asyncio.Future[None]:
+        """Carry copies; the future is done when those of all messages up to this one arrived.
+
+        It raises ``Unavailable`` when Redis does not answer; they are carried later then.
         """
+        if len(self._expected) >= _MAX_EXPECTED:
+            self._expected.clear()
+        self._expected.add(queue)
         way = self.start(queue)
         future: asyncio.Future[None] = self._loop.create_future()
         way.waiting.append((number, future))
-        await future
+        return future
 
     def start(self, queue: str) -> _Way:
         """See to it that the queue's copies are being carried."""
         way = self._ways.get(queue)
         if way is None:
-            self._schedule.note(KIND, queue, RETRY_SECONDS)
+            self._schedule.note(QUEUE, queue, RETRY_SECONDS)
             way = _Way(self._loop.create_task(self._run(queue), name=f"copies of {queue}"))
             self._ways[queue] = way
         return way

@@ -59,6 +59,6 @@ class DeadLetters:
             # What dies again while this goes on is not moved once more.
             until = until or now.decode()
             moved += amount
-            if amount < step or number is not None:
+            if not amount or number is not None:  # fewer than asked for: they are big
                 break
         return moved

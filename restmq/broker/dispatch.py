@@ -124,18 +124,22 @@ class Dispatcher:
             stream.position = position
             stream.last_number = sent_number
         consumer.epoch = epoch
-        consumer.opened_at = stream.last_number
 
     def read_missed(self, queue: str, consumer: Consumer, after: int) -> AsyncIterator[Missed]:
         """Yield what a consumer that has joined missed since message ``after``; then begin it."""
         stream = self._streams[queue]
+        self._keep_alive.watch(consumer, lambda: self._cut_off(stream, consumer))
         return read_missed(self._committer, self._scripts, stream, consumer, after)
 
     def begin(self, queue: str, consumer: Consumer) -> None:
-        """Start handing messages to a consumer that has joined and is ready to be written to."""
+        """Start handing messages to a consumer that has joined and is ready to be written to.
+
+        Until the caller awaits something, nothing is: its ``opened_at`` can be told before.
+        """
         stream = self._streams[queue]
         stream.joined.discard(consumer)
         stream.consumers.append(consumer)
+        consumer.opened_at = stream.last_number
         self._keep_alive.watch(consumer, lambda: self._cut_off(stream, consumer))
         self.wake(queue)
 
@@ -205,19 +209,19 @@ class Dispatcher:
             await asyncio.sleep(_RETRY_SECONDS)
             return
         epoch, position, missed, more, entries, handed, generation, other_nodes, trimmed = reply
-        stream.position = position
         stream.generation = generation.decode()
-        if missed:
-            logger.warning("%d broadcast messages of %r were missed", missed, stream.queue)
-            self._announce_gap(stream, trimmed)
         self._end_purged(stream, epoch)
-        if entries:
-            messages = messages_from_history(entries)
-            stream.last_number = max(stream.last_number, *(m.number for m in messages))
-            if other_nodes or any(consumer.is_open for consumer in stream.consumers):
+        if other_nodes or not entries or any(consumer.is_open for consumer in stream.consumers):
+            stream.position = position
+            if missed:
+                logger.warning("%d broadcast messages of %r were missed", missed, stream.queue)
+                self._announce_gap(stream, trimmed)
+            if entries:
+                messages = messages_from_history(entries)
+                stream.last_number = messages[-1].number
                 await self._broadcast(stream, messages)
-            else:  # the last consumer left while they were fetched
-                self._queues.give_back(stream.queue, messages)
+        # Else the last consumer left while they were fetched: as the position stays where it was,
+        # they are for the next one, or go back once Redis hears that nobody is left (join.lua).
         if handed:
             self._rotate(stream, messages_from_pairs(handed))
         if more:

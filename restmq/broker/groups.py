@@ -27,17 +27,28 @@ class Added(NamedTuple):
     total: int
     is_duplicate: bool = False
     """Whether an earlier operation with the same idempotency key stored them."""
-    has_copies: bool = False
-    """Whether copies wait for their way to other queues."""
+
+
+Conclude = Callable[[asyncio.Future[Added], Added], None]
+"""Resolves an add's future, at once or when all is done that goes with it."""
 
 
 class AddGroup(Group):
     """Adds to one queue. A publisher that went away meanwhile has its messages stored anyway."""
 
-    def __init__(self, scripts: Scripts, queue: str, note_due: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        scripts: Scripts,
+        queue: str,
+        note_due: Callable[[float], None],
+        conclude: Conclude,
+        conclude_copied: Conclude,
+    ) -> None:
         self._scripts = scripts
         self._queue = queue
         self._note_due = note_due
+        self._conclude = conclude
+        self._conclude_copied = conclude_copied
         self.wakes_itself = True
         self._operations: list[Operation] = []
         self._futures: list[asyncio.Future[Added]] = []
@@ -57,22 +68,22 @@ class AddGroup(Group):
             number = reply
             for operation, future in zip(self._operations, self._futures, strict=True):
                 count = len(operation.messages)
-                if not future.done():
+                if number == 1:
+                    self._conclude(future, Added(number, count))
+                elif not future.done():
                     future.set_result(Added(number, count))
                 number += count
             return
         due, has_copies, *results = reply
         if due:
             self._note_due(float(due))
+        conclude = self._conclude_copied if has_copies else self._conclude
         for operation, future, result in zip(self._operations, self._futures, results, strict=True):
-            if future.done():
-                continue
             if isinstance(result, list):
-                future.set_result(Added(result[0], result[1], True, bool(has_copies)))
+                conclude(future, Added(result[0], result[1], is_duplicate=True))
             elif result:
-                added = Added(result, len(operation.messages), False, bool(has_copies))
-                future.set_result(added)
-            else:
+                conclude(future, Added(result, len(operation.messages)))
+            elif not future.done():
                 future.set_exception(QueueFull(f"the queue {self._queue!r} is full (max_length)"))
 
     def fail(self, error: RestMQError) -> None:

@@ -16,6 +16,9 @@ _MAX_NUMBER_DIGITS = len(str(2**53))
 REGISTRY = "restmq:queues"
 """Sorted set of the names of all queues ever added to, all with score 0, so in byte order."""
 
+MEMORY_QUEUES = "{restmq:queues}:memory"
+"""Set of the names of those that live in memory; in the same slot of a cluster as the registry."""
+
 DUE = "restmq:due"
 """Sorted set: ``<time>:<kind>:<name>`` by the time at which to look at a queue or log."""
 

@@ -8,6 +8,7 @@ when this node dies, the others give it back (``lua/leases.lua``).
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator
 
 from restmq.broker.consumers import Consumer, End
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 MAX_PREFETCH = 1000
 MAX_LEASED_PER_CALL = 1000
 _RETRY_SECONDS = 0.25
+_LOOK_SECONDS = 0.25
+"""A purge is noticed within this time, though its wake-up looks like that of a message."""
 
 Delivery = tuple[int, str]
 """Number and token: what a receipt names within a queue."""
@@ -39,7 +42,7 @@ class _Holder:
         self.lease_seconds = lease_seconds
         self.has_begun = False
         self.held: dict[Delivery, float] = {}
-        """Deliveries by when their leases run out, on this node's monotonic clock."""
+        """When the lease of each delivery runs out, on this node's monotonic clock."""
 
     @property
     def room(self) -> int:
@@ -55,24 +58,53 @@ class _LeasedStream:
     def __init__(self, queue: str) -> None:
         self.queue = queue
         self.holders: dict[Consumer, _Holder] = {}
+        self.holder_of: dict[Delivery, _Holder] = {}
+        """Who holds what, over all holders."""
+        self.next_overdue = math.inf
+        """No lease runs out before that time."""
         self.joining = 0
         self.turn = 0
         self.signal = asyncio.Event()
+        self.was_called = False
+        """Whether something happened in Redis, maybe a purge, since this was last looked at."""
+        self.next_look = 0.0
         self.pump: asyncio.Task[None] | None = None
-        self.epoch = 0
+
+    def hold(self, holder: _Holder, delivery: Delivery, deadline: float) -> None:
+        """Note that a consumer holds a delivery until then."""
+        holder.held[delivery] = deadline
+        self.holder_of[delivery] = holder
+        self.next_overdue = min(self.next_overdue, deadline)
+
+    def let_go(self, delivery: Delivery) -> bool:
+        """Note that a delivery is held no more; returns whether it was."""
+        holder = self.holder_of.pop(delivery, None)
+        if holder is None:
+            return False
+        del holder.held[delivery]
+        return True
+
+    def let_go_overdue(self, now: float) -> None:
+        """Count leases that ran out as held no more: Redis has taken them back by itself."""
+        if now < self.next_overdue:
+            return
+        deadlines = [(deadline, d) for h in self.holders.values() for d, deadline in h.held.items()]
+        self.next_overdue = math.inf
+        for deadline, delivery in deadlines:
+            if deadline <= now:
+                self.let_go(delivery)
+            else:
+                self.next_overdue = min(self.next_overdue, deadline)
 
     def rotation(self, lease_seconds: float | None) -> Iterator[_Holder]:
-        """Yield the holders of this lease time that have room, in turn."""
-        while True:
-            holders = list(self.holders.values())
-            able = [h for h in holders if h.lease_seconds == lease_seconds and h.room > 0]
-            if not able:
-                return
-            for _ in range(len(able)):
+        """Yield the holders of this lease time in turn, each as often as it has room now."""
+        able = [(h, h.room) for h in self.holders.values() if h.lease_seconds == lease_seconds]
+        while able := [(holder, room) for holder, room in able if room > 0]:
+            first = self.turn % len(able)
+            for holder, _ in able[first:] + able[:first]:
                 self.turn += 1
-                holder = able[self.turn % len(able)]
-                if holder.room > 0:
-                    yield holder
+                yield holder
+            able = [(holder, room - 1) for holder, room in able]
 
 
 class LeasedStreams:
@@ -118,10 +150,7 @@ class LeasedStreams:
             stream = self._streams[queue] = _LeasedStream(queue)
         stream.joining += 1
         try:
-            consumers = len(stream.holders) + 1
-            consumer.epoch = await self._listeners.listen(
-                queue, stream, lambda: self._wake(stream), consumers
-            )
+            consumer.epoch = await self._listen(stream)
             stream.holders[consumer] = _Holder(consumer, prefetch, lease_seconds)
         finally:
             stream.joining -= 1
@@ -141,30 +170,45 @@ class LeasedStreams:
         if stream is None or holder is None:
             return
         self._keep_alive.forget(consumer)
-        self._drop_if_empty(stream)
+        for delivery in holder.held:
+            del stream.holder_of[delivery]
         settlements = [Settlement("leave", number, token) for number, token in holder.held]
         outcomes = [self._queues.settle(queue, each, is_admitted=True) for each in settlements]
-        for outcome in await asyncio.gather(*outcomes, return_exceptions=True):
+        self._drop_if_empty(stream)
+        stream.signal.set()  # the pump may wait for this one to read
+        told = asyncio.gather(*outcomes, self._count_out(stream), return_exceptions=True)
+        for outcome in await told:
             if isinstance(outcome, BaseException):
                 logger.warning("what a consumer of %r held comes back later: %s", queue, outcome)
                 return
 
+    async def _count_out(self, stream: _LeasedStream) -> None:
+        if stream.holders or stream.joining:
+            await self._listen(stream)
+        else:
+            await self._listeners.forget_now(stream.queue)
+
+    async def _listen(self, stream: _LeasedStream) -> int:
+        def call() -> None:
+            stream.was_called = True
+            self._wake(stream)
+
+        consumers = len(stream.holders) + stream.joining
+        return await self._listeners.listen(stream.queue, stream, call, consumers)
+
     def settled(self, queue: str, number: int, token: str) -> None:
         """Take note that a delivery was settled, here or on another node: there is room again."""
         stream = self._streams.get(queue)
-        if stream is None:
-            return
-        for holder in stream.holders.values():
-            if holder.held.pop((number, token), None) is not None:
-                self._wake(stream)
-                return
+        if stream is not None and stream.let_go((number, token)):
+            self._wake(stream)
 
     def extended(self, queue: str, number: int, token: str, seconds: float) -> None:
         """Take note that a delivery may take longer."""
         stream = self._streams.get(queue)
-        for holder in stream.holders.values() if stream else ():
-            if (number, token) in holder.held:
-                holder.held[number, token] = self._loop.time() + seconds
+        holder = stream.holder_of.get((number, token)) if stream is not None else None
+        if stream is not None and holder is not None:
+            stream.hold(holder, (number, token), self._loop.time() + seconds)
+            self._wake(stream)  # it may wait for the end that was
 
     def _wake(self, stream: _LeasedStream) -> None:
         stream.signal.set()
@@ -200,13 +244,14 @@ class LeasedStreams:
 
     async def _hand_out(self, stream: _LeasedStream) -> bool:
         """Lease what there is room for; returns whether to try again at once."""
-        self._forget_overdue(stream)
+        stream.let_go_overdue(self._loop.time())
         wanted: dict[float | None, int] = {}
         for holder in stream.holders.values():
             if holder.room > 0:
                 seconds = holder.lease_seconds
                 wanted[seconds] = wanted.get(seconds, 0) + holder.room
         if not wanted:
+            await self._look_for_purge(stream)
             return False
         leases = [
             self._queues.lease(stream.queue, min(room, MAX_LEASED_PER_CALL), seconds, True)
@@ -217,12 +262,13 @@ class LeasedStreams:
             self._write(stream, seconds, messages)
             has_more = has_more or bool(messages)
         if not has_more:
-            self._end_purged(stream, await self._listeners.epoch(stream.queue))
+            await self._look_for_purge(stream)
         return has_more
 
     def _write(
         self, stream: _LeasedStream, seconds: float | None, messages: list[LeasedMessage]
     ) -> None:
+        now = self._loop.time()
         shares: dict[_Holder, list[LeasedMessage]] = {}
         rotation = stream.rotation(seconds)
         for index, message in enumerate(messages):
@@ -230,8 +276,7 @@ class LeasedStreams:
             if holder is None:  # those with room left meanwhile
                 self._queues.release_unseen(stream.queue, messages[index:])
                 break
-            deadline = self._loop.time() + message.lease_seconds
-            holder.held[message.number, message.token] = deadline
+            stream.hold(holder, (message.number, message.token), now + message.lease_seconds)
             shares.setdefault(holder, []).append(message)
         for holder, share in shares.items():
             data = holder.consumer.encoding.encode(stream.queue, share)
@@ -240,9 +285,10 @@ class LeasedStreams:
 
     async def _wait(self, stream: _LeasedStream) -> None:
         """Wait until there is something new, or a lease has run out, or a consumer has read."""
-        now = self._loop.time()
-        deadlines = [min(h.held.values()) for h in stream.holders.values() if h.held]
-        timeout = max(min(deadlines) - now, 0.0) + 0.05 if deadlines else None
+        deadline = stream.next_overdue + 0.05
+        if stream.was_called:
+            deadline = min(deadline, stream.next_look)
+        timeout = None if deadline == math.inf else max(deadline - self._loop.time(), 0.0)
         slow = [h.consumer for h in stream.holders.values() if h.consumer.unsent_bytes]
         waiting = [self._loop.create_task(consumer.wait_until_sent()) for consumer in slow[:200]]
         waiting.append(self._loop.create_task(_wait_for(stream.signal)))
@@ -253,14 +299,14 @@ class LeasedStreams:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
-    def _forget_overdue(self, stream: _LeasedStream) -> None:
-        """Count leases that ran out as held no more: Redis has taken them back by itself."""
+    async def _look_for_purge(self, stream: _LeasedStream) -> None:
+        """Ask for the epoch if something happened, but not as often as messages come."""
         now = self._loop.time()
-        for holder in stream.holders.values():
-            for delivery in [d for d, deadline in holder.held.items() if deadline <= now]:
-                del holder.held[delivery]
-
-    def _end_purged(self, stream: _LeasedStream, epoch: int) -> None:
+        if not stream.was_called or now < stream.next_look:
+            return
+        stream.was_called = False
+        stream.next_look = now + _LOOK_SECONDS
+        epoch = await self._listeners.epoch(stream.queue)
         for consumer in stream.holders:
             if consumer.epoch < epoch:
                 consumer.end(End.PURGED)

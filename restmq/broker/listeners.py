@@ -10,8 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import TypeVar
 
 from restmq.broker.commit import Committer
-from restmq.broker.queues import KIND
-from restmq.broker.schedule import Schedule
+from restmq.broker.schedule import QUEUE, Schedule
 from restmq.broker.scripts import Scripts
 from restmq.errors import RestMQError
 
@@ -97,6 +96,15 @@ class Listeners:
         if interest is not None:
             interest.owners.pop(owner, None)
 
+    async def forget_now(self, queue: str) -> None:
+        """Tell Redis how many consumers are left here, or that nobody listens any more.
+
+        Raises ``Unavailable``; then the heartbeat says it again.
+        """
+        interest = self._interests.get(queue)
+        if interest is not None:
+            await self._call_again(queue, interest)
+
     async def wait_for(
         self, queue: str, attempt: Callable[[], Awaitable[list[Found]]], wait_seconds: float
     ) -> list[Found]:
@@ -119,6 +127,11 @@ class Listeners:
         finally:
             self.forget(queue, changed)
 
+    def has(self, queue: str) -> bool:
+        """Return whether anyone here listens for this queue."""
+        interest = self._interests.get(queue)
+        return interest is not None and bool(interest.owners)
+
     def wake(self, queue: str) -> None:
         """Call those who wait for this queue."""
         interest = self._interests.get(queue)
@@ -138,7 +151,7 @@ class Listeners:
 
     async def _tell(self, queue: str, interest: _Interest) -> int:
         if interest.consumers:
-            self._schedule.note(KIND, queue, LIFETIME_SECONDS)
+            self._schedule.note(QUEUE, queue, LIFETIME_SECONDS)
         call = self._scripts.listen(queue, interest.consumers, LIFETIME_SECONDS)
         interest.epoch = await self._committer.submit(call)
         return interest.epoch

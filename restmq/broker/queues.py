@@ -5,16 +5,14 @@ has a deadline is noted in the schedule before.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from restmq.broker.commit import Committer
+from restmq.broker.copies import Copier
 from restmq.broker.groups import Added, AddGroup, LeaseGroup, SettleGroup, TakeGroup
 from restmq.broker.message import LeasedMessage, Message
-from restmq.broker.schedule import Schedule
+from restmq.broker.schedule import QUEUE, Schedule
 from restmq.broker.scripts import Operation, Reply, Scripts, Settlement
-
-KIND = "queue"
-"""What the schedule calls a queue."""
 
 DEFAULT_LEASE_SECONDS = 30.0
 SHORT_SECONDS = 3.0
@@ -27,10 +25,16 @@ _MAX_KNOWN = 10_000
 class Queues:
     """Adds to, takes and leases from, and gives back to queues."""
 
-    def __init__(self, committer: Committer, scripts: Scripts, schedule: Schedule) -> None:
+    def __init__(
+        self, committer: Committer, scripts: Scripts, schedule: Schedule, copier: Copier
+    ) -> None:
         self._committer = committer
         self._scripts = scripts
         self._schedule = schedule
+        self._copier = copier
+        self.on_first_number: Callable[[str], asyncio.Future[Reply] | None] = lambda queue: None
+        """Called when a queue begins to count: it is new, or Redis has lost it. If it returns
+        something, that must have come to pass before the add counts as done."""
         self._loop = asyncio.get_running_loop()
         self._restores = 0
         self._lease_seconds: dict[str, float] = {}
@@ -49,27 +53,46 @@ class Queues:
 
         ``due_seconds``, ``expiry_seconds``: when they become ready and expire, if they do.
         ``wakes_itself``: the caller looks at the queue for its own consumers afterwards.
-        The future raises ``QueueFull`` as the queue's settings say.
+        The future raises ``QueueFull`` as the queue's settings say. It is done when the copies
+        for other queues have arrived as well.
         """
         if due_seconds is not None:
-            self._schedule.note(KIND, queue, due_seconds)
+            self._schedule.note(QUEUE, queue, due_seconds)
         if expiry_seconds is not None:
-            self._schedule.note(KIND, queue, expiry_seconds, EXPIRY_GRAIN_SECONDS)
-        group = self._committer.group(
-            queue,
-            lambda: AddGroup(
-                self._scripts, queue, lambda at: self._schedule.note_at(KIND, queue, at)
-            ),
-            size_bytes,
-        )
+            self._schedule.note(QUEUE, queue, expiry_seconds, EXPIRY_GRAIN_SECONDS)
+        group = self._committer.group(queue, self._add_group, size_bytes, queue)
         future: asyncio.Future[Added] = self._loop.create_future()
         group.append(operation, future)
         group.wakes_itself &= wakes_itself
         return future
 
+    def _add_group(self, queue: str) -> AddGroup:
+        def conclude(future: asyncio.Future[Added], added: Added) -> None:
+            step = self.on_first_number(queue) if added.number == 1 else None
+            if step is not None:
+                _after(step, future, added)
+            elif not future.done():
+                future.set_result(added)
+
+        def conclude_copied(future: asyncio.Future[Added], added: Added) -> None:
+            last_number = added.number + added.total - 1
+            arrived = self._copier.carry(queue, last_number)
+            step = self.on_first_number(queue) if added.number == 1 else None
+            if step is not None:
+                step.add_done_callback(_ignore_outcome)
+            _after(arrived, future, added)
+
+        return AddGroup(
+            self._scripts,
+            queue,
+            lambda at: self._schedule.note_at(QUEUE, queue, at),
+            conclude,
+            conclude_copied,
+        )
+
     def note_due(self, queue: str, in_seconds: float) -> None:
         """Note that something in the queue is due in so many seconds."""
-        self._schedule.note(KIND, queue, in_seconds)
+        self._schedule.note(QUEUE, queue, in_seconds)
 
     def take(self, queue: str, count: int, remember: bool) -> asyncio.Future[list[Message]]:
         """Take messages off the queue; the future gives up to ``count`` of them.
@@ -88,22 +111,20 @@ class Queues:
         future: asyncio.Future[list[Message]],
         is_admitted: bool,
     ) -> None:
+        group = self._committer.group(
+            (queue, remember), self._take_group, 0, queue, remember, is_admitted=is_admitted
+        )
+        group.append(count, future)
+
+    def _take_group(self, queue: str, remember: bool) -> TakeGroup:
         def take_again(count: int, future: asyncio.Future[list[Message]]) -> None:
             # It got nothing for lack of room in the reply.
             self._put_take(queue, count, remember, future, is_admitted=True)
 
-        group = self._committer.group(
-            (queue, remember),
-            lambda: TakeGroup(
-                self._scripts,
-                queue,
-                remember,
-                take_again,
-                lambda messages: self.give_back(queue, messages),
-            ),
-            is_admitted=is_admitted,
-        )
-        group.append(count, future)
+        def give_back(messages: Sequence[Message]) -> None:
+            self.give_back(queue, messages)
+
+        return TakeGroup(self._scripts, queue, remember, take_again, give_back)
 
     def give_back(self, queue: str, messages: Sequence[Message]) -> None:
         """Put messages that reached nobody back at the head of the queue, in their order."""
@@ -133,35 +154,47 @@ class Queues:
         is_admitted: bool,
     ) -> None:
         expected = seconds or self._lease_seconds.get(queue, DEFAULT_LEASE_SECONDS)
-        self._schedule.note(KIND, queue, expected)
+        group = self._committer.group(
+            (queue, seconds, held_by_stream),
+            self._lease_group,
+            0,
+            queue,
+            seconds,
+            held_by_stream,
+            expected,
+            is_admitted=is_admitted,
+        )
+        group.append(count, future)
+
+    def _lease_group(
+        self, queue: str, seconds: float | None, held_by_stream: bool, expected: float
+    ) -> LeaseGroup:
+        # Once a group: all of it goes out together.
+        self._schedule.note(QUEUE, queue, expected)
 
         def lease_again(count: int, future: asyncio.Future[list[LeasedMessage]]) -> None:
             self._put_lease(queue, count, seconds, held_by_stream, future, is_admitted=True)
 
-        def make() -> LeaseGroup:
-            return LeaseGroup(
-                self._scripts,
-                queue,
-                seconds,
-                held_by_stream,
-                lease_again,
-                lambda messages: self.release_unseen(queue, messages),
-                lambda actual, at: self._note_lease(queue, expected, actual, at),
-            )
+        def release(messages: Sequence[LeasedMessage]) -> None:
+            self.release_unseen(queue, messages)
 
-        key = (queue, "lease", seconds, held_by_stream)
-        self._committer.group(key, make, is_admitted=is_admitted).append(count, future)
+        def note_lease(actual: float, at: float) -> None:
+            self._note_lease(queue, expected, actual, at)
+
+        return LeaseGroup(
+            self._scripts, queue, seconds, held_by_stream, lease_again, release, note_lease
+        )
 
     def _note_lease(self, queue: str, expected: float, actual: float, at: float) -> None:
         # Noted again where the queue's settings say something else than what was expected, and
         # where the time is so short that the schedule may have looked before there was a lease.
         if actual < SHORT_SECONDS:
-            self._schedule.note_at(KIND, queue, at)
+            self._schedule.note_at(QUEUE, queue, at)
         if actual != expected:
             if len(self._lease_seconds) >= _MAX_KNOWN:
                 self._lease_seconds.clear()
             self._lease_seconds[queue] = actual
-            self._schedule.note_at(KIND, queue, at)
+            self._schedule.note_at(QUEUE, queue, at)
 
     def release_unseen(self, queue: str, messages: Sequence[LeasedMessage]) -> None:
         """Release messages that reached nobody, as if they had never been delivered."""
@@ -176,13 +209,28 @@ class Queues:
         if settlement.verb == "extend" or (settlement.verb == "release" and settlement.argument):
             seconds = settlement.argument
             if isinstance(seconds, int | float):
-                self._schedule.note(KIND, queue, seconds)
+                self._schedule.note(QUEUE, queue, seconds)
         group = self._committer.group(
-            (queue, "settle"), lambda: SettleGroup(self._scripts, queue), is_admitted=is_admitted
+            (queue, "settle"), SettleGroup, 0, self._scripts, queue, is_admitted=is_admitted
         )
         future: asyncio.Future[Reply] = self._loop.create_future()
         group.append(settlement, future)
         return future
+
+
+def _after(step: asyncio.Future[Reply], future: asyncio.Future[Added], added: Added) -> None:
+    """Resolve ``future`` when ``step`` is done, or fail it as that fails."""
+
+    def conclude(step: asyncio.Future[Reply]) -> None:
+        error = None if step.cancelled() else step.exception()
+        if future.done():
+            return
+        if error is None:
+            future.set_result(added)
+        else:
+            future.set_exception(error)
+
+    step.add_done_callback(conclude)
 
 
 def _ignore_outcome(future: asyncio.Future[Reply]) -> None:

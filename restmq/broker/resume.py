@@ -49,5 +49,7 @@ async def read_missed(
             after = max(after, *(message.number for message in messages))
             yield messages
             await consumer.wait_until_sent()
+            if not consumer.is_open:
+                return
         elif position is None or position < upto:
             return  # Redis has lost the rest of the history

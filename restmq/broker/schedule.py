@@ -7,32 +7,45 @@ looked at before it is due, a node that dies is replaced by any other, and Redis
 only one that counts.
 
 An entry stays until its visit is over. A visit says when something will be due next, which is
-noted before the entry goes; so a queue that has a deadline is never without an entry.
+noted as the entry goes; so a queue that has a deadline is never without an entry. What could not
+be noted, because Redis went away, is noted when it is back.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from restmq.broker.commit import Committer
-from restmq.broker.keys import DUE
-from restmq.broker.scripts import Scripts, command
+from restmq.broker.scripts import Scripts
 from restmq.errors import RestMQError
 
 logger = logging.getLogger(__name__)
 
+QUEUE, LOG = "queue", "log"
+"""Kinds of what can have a deadline."""
+
 GRAIN_SECONDS = 0.25
 """Deadlines of one queue that lie so close share an entry."""
 
-CLAIM_SECONDS = 10.0
+CLAIM_SECONDS = 1.0
 """What a node claimed and did not finish is due for others again after so long."""
 
 MAX_CLAIMED = 100
 _MAX_NOTED = 20_000
+_NOTED_PER_CALL = 1000
 _RETRY_SECONDS = 0.5
 
 Visit = Callable[[str], Awaitable[float | None]]
+
+
+class _Entry(NamedTuple):
+    seconds: float
+    is_relative: bool
+    """Whether that is on this node's monotonic clock; else it is on Redis's."""
+    grain_seconds: float
+    what: str
 
 
 class Schedule:
@@ -44,6 +57,8 @@ class Schedule:
         self._loop = asyncio.get_running_loop()
         self._visits: dict[str, Visit] = {}
         self._noted: dict[str, float] = {}
+        self._owed: dict[str, _Entry] = {}
+        """What could not be noted yet."""
         self._signal = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -81,23 +96,37 @@ class Schedule:
         if len(self._noted) >= _MAX_NOTED:
             self._noted.clear()
         self._noted[key] = now + in_seconds
-        self._submit(in_seconds, True, grain_seconds, what, key)
+        self._submit({key: _Entry(now + in_seconds, True, grain_seconds, what)})
 
     def note_at(self, kind: str, name: str, at_seconds: float) -> None:
         """Note that something is due at that time of Redis's clock."""
-        self._submit(at_seconds, False, GRAIN_SECONDS, f"{kind}:{name}", None)
+        what = f"{kind}:{name}"
+        self._submit({f"at {at_seconds}:{what}": _Entry(at_seconds, False, GRAIN_SECONDS, what)})
 
-    def _submit(
-        self, seconds: float, is_relative: bool, grain_seconds: float, what: str, key: str | None
-    ) -> None:
-        call = self._scripts.note_due([(seconds, is_relative, grain_seconds, what)])
-        future = self._committer.submit(call, is_admitted=True)
+    def _submit(self, entries: dict[str, _Entry]) -> None:
+        now = self._loop.time()
+        items = [
+            (max(seconds - now, 0.0) if is_relative else seconds, is_relative, grain, what)
+            for seconds, is_relative, grain, what in entries.values()
+        ]
+        future = self._committer.submit(self._scripts.note_due(items), is_admitted=True)
 
         def look_at_outcome(future: asyncio.Future[object]) -> None:
-            if not future.cancelled() and future.exception() is not None and key is not None:
-                self._noted.pop(key, None)  # the operation that needs it has failed as well
+            if future.cancelled() or future.exception() is None:
+                return
+            # The operations that need it may have been done all the same.
+            for key in entries:
+                self._noted.pop(key, None)
+            if len(self._owed) + len(entries) <= _MAX_NOTED:
+                self._owed.update(entries)
 
         future.add_done_callback(look_at_outcome)
+
+    def _pay_debts(self) -> None:
+        owed, self._owed = self._owed, {}
+        keys = list(owed)
+        for first in range(0, len(keys), _NOTED_PER_CALL):
+            self._submit({key: owed[key] for key in keys[first : first + _NOTED_PER_CALL]})
 
     def look(self) -> None:
         """Ask again what is due first: an earlier deadline has come, or Redis is back."""
@@ -113,7 +142,10 @@ class Schedule:
             self._signal.clear()
             pause_seconds: float | None = _RETRY_SECONDS
             try:
+                self._pay_debts()
                 pause_seconds = await self._claim()
+                if self._owed:
+                    pause_seconds = _RETRY_SECONDS
             except RestMQError as error:
                 logger.debug("cannot ask what is due: %s", error)
             except Exception:
@@ -136,13 +168,12 @@ class Schedule:
 
     async def _visit(self, member: bytes) -> None:
         _, kind, name = member.decode().split(":", 2)
-        visit = self._visits.get(kind)
+        visit, upcoming = self._visits.get(kind), None
         if visit is not None:
             try:
                 upcoming = await visit(name)
             except RestMQError as error:
                 logger.warning("cannot look at %s %r now: %s", kind, name, error)
                 return  # it is due again when the claim is over
-            if upcoming is not None:
-                self.note_at(kind, name, upcoming)
-        await self._committer.submit(command("ZREM", DUE, member), is_admitted=True)
+        finish = self._scripts.finish_due(member, upcoming, GRAIN_SECONDS)
+        await self._committer.submit(finish, is_admitted=True)

@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from restmq.broker.keys import DUE, DUE_CHANNEL, NODE_CHANNEL, queue_keys
+from restmq.broker.keys import (
+    DUE,
+    DUE_CHANNEL,
+    MEMORY_QUEUES,
+    NODE_CHANNEL,
+    REGISTRY,
+    queue_keys,
+)
 
 Argument = str | bytes | int | float
 
@@ -138,6 +145,7 @@ class Scripts:
         self._visit = load_script("visit", *_LEASES)
         self._copies = load_script("copies", "common")
         self._schedule = load_script("schedule")
+        self._register = load_script("register")
 
     def all(self) -> list[Script]:
         """Return every script, for loading them into Redis."""
@@ -340,6 +348,10 @@ class Scripts:
             flavour=DELIVERED,
         )
 
+    def register(self, queue: str, storage: str) -> Call:
+        """Say where a queue lives, which is in ``storage`` if it is new; '' only asks."""
+        return Call(self._register, (2, REGISTRY, MEMORY_QUEUES, queue, storage))
+
     def note_due(self, items: Iterable[tuple[float, bool, float, str]]) -> Call:
         """Note when something is due: seconds, whether that is from now, grain, kind and name."""
         own: list[Argument] = []
@@ -350,6 +362,10 @@ class Scripts:
     def claim_due(self, count: int, claim_seconds: float) -> Call:
         """Claim what is due now, for so many seconds."""
         return self._schedule_call("claim", count, claim_seconds)
+
+    def finish_due(self, member: bytes, upcoming: float | None, grain_seconds: float) -> Call:
+        """Cross out what was claimed, and note when the same is due next, if at all."""
+        return self._schedule_call("done", member, upcoming or "", grain_seconds)
 
     def _schedule_call(self, *own: Argument) -> Call:
         clock = "" if self.clock_seconds is None else repr(self.clock_seconds)

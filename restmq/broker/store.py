@@ -6,20 +6,21 @@ which queue lives where is ``broker.py``'s business.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from restmq.broker.backend import open_backend
 from restmq.broker.commit import Committer
 from restmq.broker.copies import Copier, StoreCopy
 from restmq.broker.dispatch import Dispatcher
+from restmq.broker.groups import Added
 from restmq.broker.keepalive import KeepAlive
 from restmq.broker.keys import DUE_CHANNEL, NODE_CHANNEL
 from restmq.broker.leased import LeasedStreams
 from restmq.broker.listeners import Listeners
-from restmq.broker.queues import KIND, Queues
-from restmq.broker.schedule import Schedule
-from restmq.broker.scripts import Scripts
+from restmq.broker.queues import Queues
+from restmq.broker.schedule import QUEUE, Schedule
+from restmq.broker.scripts import Operation, Script, Scripts
 from restmq.broker.streams import StreamLimits
 from restmq.broker.wakeups import Wakeups
 
@@ -41,20 +42,21 @@ class Store:
         limits: StreamLimits,
         overrides: Overrides | None,
         store_copy: StoreCopy,
+        further_scripts: Sequence[Script] = (),
     ) -> None:
         self.scripts = Scripts(node, overrides)
-        self.backend = open_backend(redis_url, self.scripts.all())
+        self.backend = open_backend(redis_url, [*self.scripts.all(), *further_scripts])
         self.committer = Committer(self.backend)
         self.schedule = Schedule(self.committer, self.scripts)
-        self.queues = Queues(self.committer, self.scripts, self.schedule)
+        self.copier = Copier(self.committer, self.scripts, self.schedule, store_copy)
+        self.queues = Queues(self.committer, self.scripts, self.schedule, self.copier)
         self.keep_alive = KeepAlive(limits.ping_seconds)
         self.dispatcher = Dispatcher(
             self.committer, self.queues, self.scripts, limits, self.keep_alive
         )
         self.listeners = Listeners(self.committer, self.scripts, self.schedule)
         self.leased = LeasedStreams(self.queues, self.listeners, self.keep_alive)
-        self.copier = Copier(self.committer, self.scripts, self.schedule, store_copy)
-        self.schedule.on_due(KIND, self._visit)
+        self.schedule.on_due(QUEUE, self._visit)
         channel = NODE_CHANNEL + node
         handlers = {
             channel: self._wake,
@@ -62,6 +64,8 @@ class Store:
             DUE_CHANNEL: lambda _: self.schedule.look(),
         }
         self.wakeups = Wakeups(self.backend, handlers, self._look_at_all)
+        self.on_reconnect: Callable[[], None] | None = None
+        """Called when Redis is in reach again; it may have lost what it kept in memory only."""
 
     async def open(self) -> None:
         """Start the node's own work. Redis need not be there yet."""
@@ -94,6 +98,25 @@ class Store:
             await self.committer.abort()
         await self.backend.close()
 
+    def add(
+        self,
+        queue: str,
+        operation: Operation,
+        size_bytes: int,
+        due_seconds: float | None = None,
+        expiry_seconds: float | None = None,
+    ) -> asyncio.Future[Added]:
+        """Add messages, as ``Queues.add``, and hand them to the consumers of this node."""
+        self.copier.expect(queue)
+        # They get them in the same round trip, without a detour over Redis.
+        wakes_itself = self.dispatcher.has_consumers(queue) and not self.listeners.has(queue)
+        added = self.queues.add(
+            queue, operation, size_bytes, due_seconds, expiry_seconds, wakes_itself
+        )
+        if wakes_itself:
+            self.dispatcher.wake(queue)
+        return added
+
     def _wake(self, queue: str) -> None:
         self.dispatcher.wake(queue)
         self.listeners.wake(queue)
@@ -104,13 +127,18 @@ class Store:
 
     def _look_at_all(self) -> None:
         """Look at everything, because wake-ups may have been missed."""
+        if self.on_reconnect is not None:
+            self.on_reconnect()
         self.schedule.look_anew()
         self.dispatcher.wake_all()
         self.listeners.wake_all()
 
     async def _visit(self, queue: str) -> float | None:
         """Clear what is due in a queue; the schedule calls this."""
-        due, has_copies = await self.committer.submit(self.scripts.visit(queue), is_admitted=True)
+        has_more = True
+        while has_more:
+            call = self.scripts.visit(queue)
+            due, has_copies, has_more = await self.committer.submit(call, is_admitted=True)
         if has_copies:
             self.copier.start(queue)
         return float(due) if due else None

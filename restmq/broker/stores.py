@@ -1,22 +1,22 @@
 """Which queue lives where: on disk, or in the second Redis, which keeps nothing.
 
-The registry of all queues is on disk; a queue's score in it says where it lives, which is fixed
-when the queue is made. A queue that is not registered lives where its settings would put it.
+The registry of all queues is on disk; beside it are the names of those that live in memory, which
+is fixed when a queue is made. A queue that is not registered lives where its settings would put it.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from restmq.broker.keys import REGISTRY, check_queue_name
-from restmq.broker.scripts import command
+from restmq.broker.keys import check_queue_name
+from restmq.broker.scripts import Reply
 from restmq.broker.store import Overrides, Store
 from restmq.errors import InvalidInput
 
 MAX_FOUND_QUEUES = 100_000
-"""Queues whose place a node remembers; beyond that it forgets all and asks again."""
+"""Queues whose place a node remembers; beyond that it forgets those on disk, and asks again."""
 
 DISK, MEMORY = "disk", "memory"
-_SCORES = {DISK: 0, MEMORY: 1}
 
 
 class Stores:
@@ -33,9 +33,13 @@ class Stores:
         self._overrides = overrides
         self._memory_redis_url = memory_redis_url
         self.disk = make_store(redis_url)
+        self.disk.queues.on_first_number = lambda queue: self._register(queue, DISK)
         self._memory: Store | None = None
         self.found: dict[str, Store] = {}
         """Where registered queues live, for those used lately."""
+        self._most_found = MAX_FOUND_QUEUES
+        self._created: set[str] = set()
+        """Queues that this node registered and has not seen a message of yet."""
 
     def all(self) -> list[Store]:
         """Return the stores that are open."""
@@ -63,9 +67,9 @@ class Stores:
         if store is not None:
             return store
         check_queue_name(queue)
-        score = await self.disk.committer.submit(command("ZSCORE", REGISTRY, queue))
-        if score is not None:
-            return self._remember(queue, await self._store_of(queue, float(score)))
+        storage = await self._registered(queue, "")
+        if storage:
+            return self._remember(queue, await self._store_of(queue, storage.decode()))
         if self.wanted_storage(queue) == MEMORY:
             return await self._memory_store()
         return self.disk
@@ -76,21 +80,30 @@ class Stores:
         if store is not None:
             return store
         check_queue_name(queue)
-        score = _SCORES[storage or self.wanted_storage(queue)]
-        if score:
+        wanted = storage or self.wanted_storage(queue)
+        if wanted == MEMORY:
             await self._memory_store()  # before anyone relies on it
-        submit = self.disk.committer.submit
-        registering = submit(command("ZADD", REGISTRY, "NX", score, queue))
-        found = submit(command("ZSCORE", REGISTRY, queue), is_admitted=True)
-        await registering
-        return self._remember(queue, await self._store_of(queue, float(await found)))
+        if len(self._created) >= MAX_FOUND_QUEUES:
+            self._created.clear()
+        self._created.add(queue)
+        registered = await self._registered(queue, wanted)
+        return self._remember(queue, await self._store_of(queue, registered.decode()))
 
-    async def register(self, queue: str, store: Store) -> None:
-        """Register a queue again that this node found before: Redis may have lost it."""
-        score = 0 if store is self.disk else 1
-        await self.disk.committer.submit(
-            command("ZADD", REGISTRY, "NX", score, queue), is_admitted=True
-        )
+    def _registered(
+        self, queue: str, storage: str, is_admitted: bool = False
+    ) -> asyncio.Future[Reply]:
+        call = self.disk.scripts.register(queue, storage)
+        return self.disk.committer.submit(call, is_admitted=is_admitted)
+
+    def _register(self, queue: str, storage: str) -> asyncio.Future[Reply] | None:
+        """Register a queue that begins to count, unless this node just did.
+
+        If it was known, Redis has lost it, or another Redis has taken its place.
+        """
+        if queue in self._created:
+            self._created.discard(queue)
+            return None
+        return self._registered(queue, storage, is_admitted=True)
 
     def wanted_storage(self, queue: str) -> str:
         """Return where the patterns would put a queue."""
@@ -101,13 +114,15 @@ class Stores:
         return {} if self._overrides is None else self._overrides(queue)
 
     def _remember(self, queue: str, store: Store) -> Store:
-        if len(self.found) >= MAX_FOUND_QUEUES:
-            self.found.clear()
+        if len(self.found) >= self._most_found:
+            # Streams that are open on a queue in memory rely on ``located``.
+            self.found = {q: place for q, place in self.found.items() if place is not self.disk}
+            self._most_found = max(MAX_FOUND_QUEUES, 2 * len(self.found))
         self.found[queue] = store
         return store
 
-    async def _store_of(self, queue: str, score: float) -> Store:
-        if not score:
+    async def _store_of(self, queue: str, storage: str) -> Store:
+        if storage == DISK:
             return self.disk
         store = await self._memory_store()
         # Settings are kept on disk as well; those of the patterns every node has by itself.
@@ -118,6 +133,10 @@ class Stores:
             await store.committer.submit(call)
         return store
 
+    def _forget_memory_queues(self) -> None:
+        """Look for queues in memory anew: if their Redis lost them, their settings are copied."""
+        self.found = {name: store for name, store in self.found.items() if store is self.disk}
+
     async def _memory_store(self) -> Store:
         if self._memory is not None:
             return self._memory
@@ -126,6 +145,8 @@ class Stores:
         url = await self._memory_redis_url()
         if self._memory is None:  # nobody else was faster
             store = self._make_store(url)
+            store.queues.on_first_number = lambda queue: self._register(queue, MEMORY)
+            store.on_reconnect = self._forget_memory_queues
             self._memory = store
             await store.open()
         return self._memory

@@ -39,7 +39,7 @@ class Stream:
         """Consumers that count already but must not be written to yet."""
         self.position: int | None = None
         self.last_number = 0
-        """The highest number of the messages up to there."""
+        """The number of the last message up to there; not the highest, as priorities may differ."""
         self.generation = ""
         """Names the history that ``position`` counts in; another one begins if Redis loses it."""
         self.turn = 0

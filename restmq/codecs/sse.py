@@ -44,6 +44,14 @@ def encode_event(
     return b"%bdata: %b\n\n" % (_encode_fields(id, event, retry_milliseconds), data)
 
 
+def encode_retry(milliseconds: int) -> bytes:
+    """Write how long a reader should wait before it connects again, which is no event by itself.
+
+    Raises ValueError if ``milliseconds`` is negative.
+    """
+    return _encode_fields(None, None, milliseconds) + b"\n"
+
+
 def _encode_fields(
     event_id: str | None, event: str | None, retry_milliseconds: int | None
 ) -> bytes:

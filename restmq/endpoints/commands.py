@@ -1,39 +1,79 @@
-"""The JSON protocol on ``/queue``: one object with ``cmd``, in a form field or as the body.
+"""The JSON protocol on ``/queue``: objects with ``cmd``, in a form field or as the body.
 
-It follows the RestMQ specification, section 5: expected errors are answered with 200 and
-``{"error": ...}``, unusable requests with 400.
+It follows the RestMQ specification, section 5, and that of delivery, section 2: expected errors
+are answered with 200 and ``{"error": ...}``, unusable requests with 400. An array of commands is
+answered by an array, each command in its place, whatever becomes of the others.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 from aiohttp import web
 
 from restmq.access import Section
-from restmq.broker.broker import MAX_TTL_SECONDS, Broker
+from restmq.broker.broker import Broker
 from restmq.broker.keys import check_queue_name, message_key, message_number
+from restmq.broker.limits import (
+    LATEST_SECONDS,
+    MAX_DELAY_SECONDS,
+    MAX_LEASE_SECONDS,
+    MAX_TTL_SECONDS,
+)
+from restmq.broker.message import MAX_PRIORITY, Message
+from restmq.broker.publishing import PublishOptions
+from restmq.endpoints.delivery import (
+    MAX_COUNT,
+    MAX_WAIT_SECONDS,
+    Fields,
+    acknowledge,
+    extend,
+    list_fields,
+    release,
+)
 from restmq.endpoints.router import Route
 from restmq.endpoints.web import (
+    JSON,
     Reply,
     Request,
     client_is_gone,
+    decimal_number,
     encode_json,
+    error_fields,
     json_reply,
     message_fields,
     read_parameters,
     whole_number,
 )
-from restmq.errors import InvalidInput
+from restmq.errors import InvalidInput, RestMQError, StaleReceipt, TooLarge, Unavailable
 
-Fields = dict[str, object]
-Command = Callable[[Request, Fields], Awaitable[Fields]]
+MAX_COMMANDS = 1000
+"""Commands that one array may hold."""
+
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+"""Commands of an array that come after so much of an answer are not carried out."""
+
+DEFAULT_PEEK_COUNT = 10
 
 EMPTY_QUEUE: Fields = {"error": "empty queue"}
 UNKNOWN_COMMAND: Fields = {"error": "null resultset"}
 
+Undo = Callable[[], None]
+Perform = Callable[[Fields, list[Undo]], Awaitable[Fields]]
+"""Carries out one command; adds to the list what gives back messages that reached nobody."""
+
 
 class MissingFieldError(Exception):
     """A command lacks a field; the original answered with its quoted name."""
+
+
+class Command(NamedTuple):
+    """One word of the protocol."""
+
+    perform: Perform
+    is_consuming: bool
+    """Whether it takes the section of consumers, beside that of producers for the route."""
 
 
 class CommandEndpoint:
@@ -43,10 +83,16 @@ class CommandEndpoint:
         self._broker = broker
         self._check_access = check_access
         self._commands: Mapping[str, Command] = {
-            "add": self._add,
-            "get": self._get,
-            "take": self._take,
-            "del": self._delete,
+            "add": Command(self._add, is_consuming=False),
+            "get": Command(self._get, is_consuming=True),
+            "take": Command(self._take, is_consuming=True),
+            "del": Command(self._delete, is_consuming=False),
+            "lease": Command(self._lease, is_consuming=True),
+            "ack": Command(self._ack, is_consuming=True),
+            "nack": Command(self._nack, is_consuming=True),
+            "extend": Command(self._extend, is_consuming=True),
+            "peek": Command(self._peek, is_consuming=True),
+            "len": Command(self._length, is_consuming=True),
         }
 
     def routes(self) -> list[Route]:
@@ -66,47 +112,126 @@ class CommandEndpoint:
         text = parameters.raw(b"msg") or parameters.raw(b"body") or body
         if text is None:
             raise InvalidInput("the form field body (or msg) with a JSON object is missing")
-        fields = _parse(text)
+        parsed = _parse(text)
+        undo: list[Undo] = []
+        try:
+            if isinstance(parsed, list):
+                reply = await self._perform_all(request, parsed, rest, undo)
+            else:
+                self._admit(request, [parsed])
+                reply = json_reply(await self._perform(parsed, rest, undo))
+        except asyncio.CancelledError:
+            _give_back(undo)
+            raise
+        if client_is_gone(request):
+            _give_back(undo)
+        return reply
+
+    def _admit(self, request: Request, items: Sequence[object]) -> None:
+        """Raise AccessDenied unless the peer may do all of this."""
+        known = [self._commands.get(_name(item)) for item in items]
+        if any(command is not None and command.is_consuming for command in known):
+            self._check_access(request, Section.CONSUMER)
+
+    async def _perform_all(
+        self, request: Request, items: Sequence[object], rest: str, undo: list[Undo]
+    ) -> Reply:
+        if not 1 <= len(items) <= MAX_COMMANDS:
+            raise InvalidInput(f"an array must hold 1 to {MAX_COMMANDS} commands")
+        self._admit(request, items)
+        answers: list[bytes] = []
+        size_bytes = 0
+        for item in items:
+            try:
+                if size_bytes > MAX_ANSWER_BYTES:
+                    raise TooLarge("the answer is too long for this command; send it again")
+                answer = await self._perform(item, rest, undo)
+            except Unavailable as error:
+                if not answers:  # nothing was done, and more would be no use
+                    raise
+                answer = error_fields(error)
+            except RestMQError as error:
+                answer = error_fields(error)
+            answers.append(encode_json(answer))
+            size_bytes += len(answers[-1])
+        return Reply(b"[%b]" % b",".join(answers), content_type=JSON)
+
+    async def _perform(self, item: object, rest: str, undo: list[Undo]) -> Fields:
+        """Carry out one command, and answer the expected errors."""
+        if not isinstance(item, dict):
+            raise InvalidInput("a command must be a JSON object")
         if rest:
-            fields.setdefault("queue", rest)
-        name = fields.get("cmd")
-        if not name or not isinstance(name, str):
-            raise InvalidInput("cmd is missing; it is one of add, get, take, del")
+            item.setdefault("queue", rest)
+        name = _name(item)
+        if not name:
+            raise InvalidInput(f"cmd is missing; it is one of {', '.join(self._commands)}")
         command = self._commands.get(name)
         if command is None:
-            return json_reply(UNKNOWN_COMMAND)
-        if name in ("get", "take"):
-            self._check_access(request, Section.CONSUMER)
+            return UNKNOWN_COMMAND
         try:
-            return json_reply(await command(request, fields))
+            return await command.perform(item, undo)
         except MissingFieldError as missing:
-            return json_reply({"error": f"'{missing}'"})
+            return {"error": f"'{missing}'"}
+        except StaleReceipt as stale:
+            return error_fields(stale)
 
-    async def _add(self, request: Request, fields: Fields) -> Fields:
+    async def _add(self, fields: Fields, undo: list[Undo]) -> Fields:
         queue = _queue(fields)
         value = _required(fields, "value")
         text = value if isinstance(value, str) else encode_json(value).decode()
-        number = await self._broker.add(queue, text.encode(), ttl_seconds=_ttl_seconds(fields))
-        return {"queue": queue, "value": text, "key": message_key(queue, number)}
+        added = await self._broker.publish(queue, [text.encode()], **_publish_options(fields))
+        answer: Fields = {"queue": queue, "value": text, "key": message_key(queue, added.number)}
+        if added.is_duplicate:
+            answer["duplicate"] = True
+        return answer
 
-    async def _get(self, request: Request, fields: Fields) -> Fields:
+    async def _get(self, fields: Fields, undo: list[Undo]) -> Fields:
         queue = _queue(fields)
         found = await self._broker.get(queue)
         if found is None:
             return EMPTY_QUEUE
         message, looks = found
-        return {"queue": queue, **message_fields(queue, message), "count": looks}
+        return {"queue": queue, **message_fields(queue, message, looks)}
 
-    async def _take(self, request: Request, fields: Fields) -> Fields:
+    async def _take(self, fields: Fields, undo: list[Undo]) -> Fields:
         queue = _queue(fields)
         messages = await self._broker.take(queue)
-        if not messages:
-            return EMPTY_QUEUE
-        if client_is_gone(request):
-            self._broker.give_back(queue, messages)
-        return {"queue": queue, **message_fields(queue, messages[0])}
+        undo.append(lambda: self._broker.give_back(queue, messages))
+        return _handed_out(queue, messages, is_list=False)
 
-    async def _delete(self, request: Request, fields: Fields) -> Fields:
+    async def _lease(self, fields: Fields, undo: list[Undo]) -> Fields:
+        """Lease one message, or with ``count`` up to so many, as a list."""
+        queue = _queue(fields)
+        lease_seconds = _number(fields, "seconds", 1, MAX_LEASE_SECONDS)
+        wait_seconds = _number(fields, "wait", 0, MAX_WAIT_SECONDS) or 0
+        count = _integer(fields, "count", 1, MAX_COUNT)
+        messages = await self._broker.lease(queue, count or 1, lease_seconds, wait_seconds)
+        undo.append(lambda: self._broker.release_unseen(queue, messages))
+        return _handed_out(queue, messages, is_list=count is not None)
+
+    async def _ack(self, fields: Fields, undo: list[Undo]) -> Fields:
+        return await acknowledge(self._broker, _receipt(fields))
+
+    async def _nack(self, fields: Fields, undo: list[Undo]) -> Fields:
+        delay_seconds = _number(fields, "delay", 0, MAX_DELAY_SECONDS) or 0
+        return await release(self._broker, _receipt(fields), delay_seconds)
+
+    async def _extend(self, fields: Fields, undo: list[Undo]) -> Fields:
+        seconds = _number(fields, "seconds", 1, MAX_LEASE_SECONDS)
+        if seconds is None:
+            raise MissingFieldError("seconds")
+        return await extend(self._broker, _receipt(fields), seconds)
+
+    async def _peek(self, fields: Fields, undo: list[Undo]) -> Fields:
+        queue = _queue(fields)
+        count = _integer(fields, "count", 1, MAX_COUNT) or DEFAULT_PEEK_COUNT
+        return _handed_out(queue, await self._broker.peek(queue, count), is_list=True)
+
+    async def _length(self, fields: Fields, undo: list[Undo]) -> Fields:
+        queue = _queue(fields)
+        return {"queue": queue, "len": (await self._broker.stats(queue)).length}
+
+    async def _delete(self, fields: Fields, undo: list[Undo]) -> Fields:
         queue = _queue(fields)
         key = _required(fields, "key")
         number = message_number(queue, key) if isinstance(key, str) else None
@@ -114,14 +239,31 @@ class CommandEndpoint:
         return {"queue": queue, "key": key, "deleted": deleted}
 
 
-def _parse(text: bytes) -> Fields:
+def _give_back(undo: list[Undo]) -> None:
+    """Give back what was handed out for an answer that nobody reads."""
+    for step in reversed(undo):
+        step()
+
+
+def _handed_out(queue: str, messages: Sequence[Message], *, is_list: bool) -> Fields:
+    if not messages:
+        return EMPTY_QUEUE
+    if is_list:
+        return {"queue": queue, "messages": list_fields(queue, messages)}
+    return {"queue": queue, **message_fields(queue, messages[0])}
+
+
+def _parse(text: bytes) -> object:
     try:
-        fields = msgspec.json.decode(text)
+        return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"the command is not valid JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise InvalidInput("the command must be a JSON object")
-    return fields
+
+
+def _name(item: object) -> str:
+    """Return the word of a command; empty if there is none."""
+    name = item.get("cmd") if isinstance(item, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _required(fields: Fields, name: str) -> object:
@@ -137,10 +279,51 @@ def _queue(fields: Fields) -> str:
     return check_queue_name(queue)
 
 
-def _ttl_seconds(fields: Fields) -> int | None:
-    ttl = fields.get("ttl")
-    if ttl is None:
+def _receipt(fields: Fields) -> str:
+    receipt = _required(fields, "receipt")
+    if not isinstance(receipt, str):
+        raise InvalidInput("receipt must be a string")
+    return receipt
+
+
+def _publish_options(fields: Fields) -> PublishOptions:
+    options: PublishOptions = {}
+    ttl_seconds = _integer(fields, "ttl", 1, MAX_TTL_SECONDS)
+    if ttl_seconds is not None:
+        options["ttl_seconds"] = ttl_seconds
+    delay_seconds = _number(fields, "delay", 0, MAX_DELAY_SECONDS)
+    if delay_seconds is not None:
+        options["delay_seconds"] = delay_seconds
+    at = _number(fields, "at", 0, LATEST_SECONDS)
+    if at is not None:
+        options["at"] = at
+    priority = _integer(fields, "priority", 0, MAX_PRIORITY)
+    if priority is not None:
+        options["priority"] = priority
+    key = fields.get("id")
+    if key is not None:
+        if not isinstance(key, str):
+            raise InvalidInput("id must be a string")
+        options["idempotency_key"] = key
+    return options
+
+
+def _integer(fields: Fields, name: str, minimum: int, maximum: int) -> int | None:
+    """Return a whole number, which may stand in a string; None if it is not there or null."""
+    value = fields.get(name)
+    if value is None:
         return None
-    if isinstance(ttl, bool) or not isinstance(ttl, int | str):
-        raise InvalidInput(f"ttl must be a whole number from 1 to {MAX_TTL_SECONDS}")
-    return whole_number("ttl", str(ttl), 1, MAX_TTL_SECONDS)
+    text = str(value) if isinstance(value, int | str) else ""
+    return whole_number(name, text, minimum, maximum)
+
+
+def _number(fields: Fields, name: str, minimum: float, maximum: float) -> float | None:
+    """Return a number, which may stand in a string; None if it is not there or null."""
+    value = fields.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if minimum <= value <= maximum:
+            return value
+        value = ""
+    if value is None:
+        return None
+    return decimal_number(name, value if isinstance(value, str) else "", minimum, maximum)

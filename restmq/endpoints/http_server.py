@@ -8,19 +8,31 @@ in the task of its connection instead of one of its own, and a ``Reply`` is writ
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
-from restmq.endpoints.router import Router
+from restmq.endpoints.router import Pending, Router
 from restmq.endpoints.web import Reply, Request, wait_for_reader
 from restmq.settings import Settings
 
+LONGEST_LINE_BYTES = 64 * 1024
+"""The first line of a request may be so long: a thousand receipts in one path."""
+
 KEEP_ALIVE_SECONDS = 75.0
 """An idle connection is closed after so long."""
+
+
+class _Begun(NamedTuple):
+    """A request that was begun without the connection's task."""
+
+    request: Request
+    pending: Pending
+    waiter: "asyncio.Future[None]"
+    """What the task waits for meanwhile."""
 
 
 class HttpConnection(RequestHandler):
@@ -30,7 +42,7 @@ class HttpConnection(RequestHandler):
     loop, and so is whatever follows it on that connection.
     """
 
-    __slots__ = ("_server",)
+    __slots__ = ("_begun", "_server")
 
     def __init__(self, server: "HttpServer", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -38,8 +50,86 @@ class HttpConnection(RequestHandler):
             loop=loop,
             access_log=None,  # type: ignore[arg-type]  # its own way to say: no log
             keepalive_timeout=KEEP_ALIVE_SECONDS,
+            max_line_size=LONGEST_LINE_BYTES,
         )
         self._server = server
+        self._begun: _Begun | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come; a request that is one quick operation begins at once.
+
+        Waking the connection's task for it, and again for the answer, would cost as much as the
+        operation. Such a request is answered when its operation is done; all others, and any that
+        come before it is answered, are left to the task.
+        """
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            super().data_received(data)
+            return
+        self._waiter = None  # hidden, so that the task is not woken
+        super().data_received(data)
+        messages = self._messages
+        if len(messages) == 1 and self._begin(waiter):
+            return
+        self._waiter = waiter
+        if messages and not waiter.done():
+            waiter.set_result(None)
+
+    def _begin(self, waiter: "asyncio.Future[None]") -> bool:
+        """Begin the request that has come; returns whether it could be."""
+        message, payload = self._messages[0]
+        task = self._task_handler
+        if (
+            not isinstance(message, RawRequestMessage)
+            or message.upgrade
+            or message.should_close
+            or self._paused
+            or task is None
+            or not payload.is_eof()
+        ):
+            return False
+        request = self._server.new_request(message, payload, self, task)
+        pending = self._server.begin(request)
+        if pending is None:
+            return False
+        self._messages.popleft()
+        self._make_room()
+        self._begun = _Begun(request, pending, waiter)
+        self._current_request = request
+        self._request_in_progress = True
+        pending.future.add_done_callback(self._finish)
+        return True
+
+    def _finish(self, future: "asyncio.Future[Any]") -> None:
+        """Answer what was begun, and go on as the task would."""
+        assert self._begun is not None
+        request, pending, waiter = self._begun
+        self._begun = None
+        self._current_request = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None:  # the server is stopping
+            self._handler_waiter.set_result(None)
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            pending.abandon()
+            return
+        transport.write(self._server.finish(request, pending).encode(request))
+        self._waiter = waiter
+        if waiter.done():
+            return
+        if self._close or self._force_close:
+            waiter.cancel()
+        elif self._messages:
+            waiter.set_result(None)
+        else:
+            self._keepalive = True
+            self._watch_idleness()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Stop what nobody waits for any more."""
+        super().connection_lost(exc)
+        if self._begun is not None:
+            self._begun.pending.future.cancel()
 
     async def start(self) -> None:
         """Serve requests until either side wants no more; the connection's task runs this."""
@@ -134,6 +224,8 @@ class HttpServer(web.Server):
             handler_cancellation=True,  # a client that left must not consume a message
         )
         self.handle = router.handle
+        self.begin = router.begin
+        self.finish = router.finish
         self._max_body_bytes = settings.max_body_bytes
         self._body_timeout_seconds = settings.body_timeout_seconds
         self._header_timeout_seconds = settings.header_timeout_seconds

@@ -1,42 +1,58 @@
-"""The classic REST routes: ``/``, ``/q``, ``/p``, ``/stats``, ``/control`` and ``/j``.
+"""The REST routes of whole queues: ``/``, ``/q``, ``/p``, ``/stats``, ``/control`` and ``/j``.
 
-They follow the RestMQ specification, sections 3 and 4.
+They follow the RestMQ specification, sections 3 and 4, and that of delivery, sections 1 and 2.
 """
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
 import msgspec
 from aiohttp import web
 
 from restmq.access import Section
-from restmq.broker.broker import MAX_TTL_SECONDS, PAGE, Broker, Policy, QueueStats
+from restmq.broker.broker import PAGE, Broker, Policy, QueueStats
+from restmq.broker.groups import Added
 from restmq.broker.keys import check_queue_name, message_key
 from restmq.broker.message import Message
-from restmq.endpoints.router import Route
+from restmq.broker.publishing import PublishOptions
+from restmq.endpoints.delivery import (
+    TAKE_ONE,
+    TakeOptions,
+    is_batch,
+    list_fields,
+    read_batch,
+    read_publish_options,
+    read_take_options,
+    value_reply,
+    wants_value_alone,
+)
+from restmq.endpoints.router import Pending, Route
 from restmq.endpoints.web import (
     HTML,
+    JSON,
     Parameters,
     Reply,
     Request,
     client_is_gone,
     encode_json,
+    is_at_hand,
     json_reply,
     message_fields,
     query_parameters,
+    read_at_hand,
     read_parameters,
     text_reply,
+    wants,
 )
-from restmq.errors import InvalidInput, NotFound
+from restmq.errors import InvalidInput, NotFound, RestMQError
 
 CRLF = b"\r\n"
-MAX_COUNT = 1000
-"""Messages that one request may list."""
-
 JOB_PAGE_KEYS = 10
 
 EntryMaker = Callable[[QueueStats], dict[str, object]]
+
+_DUPLICATE = (("X-RestMQ-Duplicate", "true"),)
 
 CONSUMER = (Section.CONSUMER,)
 PRODUCER = (Section.PRODUCER,)
@@ -53,8 +69,16 @@ class RestEndpoint:
         return [
             Route("GET", "", CONSUMER, self.get_root, changes=True),
             Route("POST", "", PRODUCER, self.post_root, changes=True),
-            Route("GET", "q", CONSUMER, self.get_queue, changes=True),
-            Route("POST", "q", PRODUCER, self.post_queue, changes=True, named=True),
+            Route("GET", "q", CONSUMER, self.get_queue, changes=True, begin=self.begin_get),
+            Route(
+                "POST",
+                "q",
+                PRODUCER,
+                self.post_queue,
+                changes=True,
+                named=True,
+                begin=self.begin_post,
+            ),
             Route("DELETE", "q", PRODUCER, self.delete_queue, changes=True, named=True),
             Route("GET", "p", CONSUMER, self.get_policy, changes=False, named=True),
             Route("POST", "p", PRODUCER, self.post_policy, changes=True, named=True),
@@ -65,13 +89,13 @@ class RestEndpoint:
         ]
 
     async def get_root(self, request: Request, rest: str) -> web.StreamResponse:
-        """``GET /``: the index page, or with ``queue`` a pop that answers 404 when empty."""
+        """``GET /``: the index page, or with ``queue`` as ``GET /q/Q``, but 404 when empty."""
         _no_rest(rest)
         parameters = query_parameters(request)
         queue = parameters.text(b"queue")
         if queue is None:
             return Reply(status=302, headers=[("Location", "/static/index.html")])
-        reply = await self._pop(request, check_queue_name(queue), parameters)
+        reply = await self._hand_out(request, check_queue_name(queue), parameters)
         if reply is None:
             raise NotFound(f"the queue {queue!r} is empty")
         return reply
@@ -86,18 +110,19 @@ class RestEndpoint:
         return await self._add(request, check_queue_name(queue), parameters, body)
 
     async def get_queue(self, request: Request, queue: str) -> web.StreamResponse:
-        """``GET /q/Q``: a pop, 204 when empty; ``?peek=n`` only looks; ``GET /q`` lists all."""
+        """``GET /q/Q``: takes, or leases with ``lease``; 204 when empty. ``GET /q`` lists all.
+
+        ``count``: up to so many, as a list. ``wait``: how long to wait for the first.
+        ``peek``: only looks at so many.
+        """
         parameters = query_parameters(request)
         if not queue:
             return await self._list(parameters)
         check_queue_name(queue)
-        count = parameters.integer(b"peek", 1, MAX_COUNT) if parameters else None
-        if count is not None:
-            return await self._peek(queue, count, parameters)
-        return await self._pop(request, queue, parameters) or Reply(status=204)
+        return await self._hand_out(request, queue, parameters) or Reply(status=204)
 
     async def post_queue(self, request: Request, queue: str) -> web.StreamResponse:
-        """``POST /q/Q``: an add; the body is a form, or else the value itself."""
+        """``POST /q/Q``: an add; the body is a form, a batch, or else the value itself."""
         parameters, body = await read_parameters(request)
         return await self._add(request, queue, parameters, body)
 
@@ -107,40 +132,59 @@ class RestEndpoint:
         held_messages = await self._broker.purge(queue)
         return json_reply({"queue": queue, "status": int(held_messages)}, callback, end=CRLF)
 
+    def begin_post(self, request: Request, queue: str) -> Pending | None:
+        """Begin ``POST /q/Q`` if its body is here and this node knows the queue."""
+        broker = self._broker
+        if not broker.knows(queue) or not is_at_hand(request):
+            return None
+        try:
+            values, options, finish = _read_add(request, queue, *read_at_hand(request))
+            return Pending(broker.begin_publish(queue, values, **options), finish)
+        except RestMQError as error:  # the body was read, so nobody else can tell
+            return Pending.failed(error)
+
     async def _add(
         self, request: Request, queue: str, parameters: Parameters, body: bytes | None
     ) -> Reply:
-        callback = parameters.callback()
-        ttl_seconds = parameters.integer(b"ttl", 1, MAX_TTL_SECONDS)
-        value = parameters.raw(b"msg") or parameters.raw(b"value")
-        content_type = None
-        if value is None:
-            if body is None:
-                raise InvalidInput("value or msg is missing (or send the value as a raw body)")
-            value, content_type = body, request.headers.get("Content-Type")
-            if content_type is not None and not content_type.isascii():
-                raise InvalidInput("the Content-Type must be ASCII")
-        number = await self._broker.add(
-            queue, value, ttl_seconds=ttl_seconds, content_type=content_type
-        )
-        return text_reply(message_key(queue, number), callback)
+        values, options, finish = _read_add(request, queue, parameters, body)
+        return finish(await self._broker.publish(queue, values, **options))
 
-    async def _pop(self, request: Request, queue: str, parameters: Parameters) -> Reply | None:
-        callback = parameters.callback() if parameters else None
-        messages = await self._broker.pop(queue)
-        if not messages:
+    def begin_get(self, request: Request, queue: str) -> Pending | None:
+        """Begin ``GET /q/Q`` if it takes or leases one message without waiting."""
+        broker = self._broker
+        parameters = query_parameters(request)
+        wanted = read_take_options(parameters) if parameters else TAKE_ONE
+        if not wanted.is_quick or not broker.knows(queue):
             return None
-        if client_is_gone(request):
-            self._broker.give_back(queue, messages)
-        return json_reply(_counted(queue, messages[0], 0), callback, end=CRLF)
 
-    async def _peek(self, queue: str, count: int, parameters: Parameters) -> Reply:
-        callback = parameters.callback()
-        messages = await self._broker.peek(queue, count)
-        if not messages:
-            return Reply(status=204)
-        listed = [message_fields(queue, message) for message in messages]
-        return json_reply(listed, callback, end=CRLF)
+        def finish(messages: Sequence[Message]) -> Reply:
+            return _messages_reply(request, queue, messages, wanted) or Reply(status=204)
+
+        if wanted.is_lease:
+            leased = broker.begin_lease(queue, wanted.lease_seconds)
+            return Pending(leased, finish, lambda found: broker.release_unseen(queue, found))
+        taken = broker.begin_pop(queue)
+        return Pending(taken, finish, lambda found: broker.give_back(queue, found))
+
+    async def _hand_out(self, request: Request, queue: str, parameters: Parameters) -> Reply | None:
+        """Take, lease or peek as the parameters say; None if nothing is there."""
+        broker = self._broker
+        wanted = read_take_options(parameters) if parameters else TAKE_ONE
+        if wanted.peek_count is not None:
+            listed = list_fields(queue, await broker.peek(queue, wanted.peek_count))
+            return json_reply(listed, wanted.callback, end=CRLF) if listed else None
+        count = wanted.count or 1
+        messages: Sequence[Message]
+        if wanted.is_lease:
+            leased = await broker.lease(queue, count, wanted.lease_seconds, wanted.wait_seconds)
+            if client_is_gone(request):
+                broker.release_unseen(queue, leased)
+            messages = leased
+        else:
+            messages = await broker.pop(queue, count, wanted.wait_seconds)
+            if client_is_gone(request):
+                broker.give_back(queue, messages)
+        return _messages_reply(request, queue, messages, wanted)
 
     async def _list(self, parameters: Parameters) -> Reply:
         """``GET /q``: links to the queues, a page at a time."""
@@ -174,23 +218,22 @@ class RestEndpoint:
         return text_reply("OK", callback)
 
     async def get_stats(self, request: Request, queue: str) -> web.StreamResponse:
-        """``GET /stats/Q``: one queue; ``GET /stats``: all, or a page of them."""
+        """``GET /stats/Q``: one queue; ``GET /stats``: all, or a page of them.
+
+        The list of all has the classic fields; a page, with ``limit`` or ``after``, tells more.
+        """
         parameters = query_parameters(request)
         callback = parameters.callback()
         if queue:
             stats = await self._broker.stats(check_queue_name(queue))
             return json_reply(self._one(stats), callback)
-        return await self._all(parameters, callback, _stats_entry)
+        is_page = parameters.names(b"limit") or parameters.names(b"after")
+        entry = _full_entry if is_page else _classic_entry
+        return await self._all(parameters, callback, entry)
 
     def _one(self, stats: QueueStats) -> dict[str, object]:
-        return {
-            "redis": self._broker.description,
-            "queue": stats.name,
-            "len": stats.length,
-            "status": int(stats.started),
-            "policy": stats.policy or "",
-            "consumers": stats.consumers,
-        }
+        redis = self._broker.description
+        return {"redis": redis, "queue": stats.name, **_figures(stats)}
 
     async def _all(self, parameters: Parameters, callback: str | None, entry: EntryMaker) -> Reply:
         after = parameters.text(b"after") or ""
@@ -252,18 +295,87 @@ class RestEndpoint:
         )
 
 
-def _counted(queue: str, message: Message, count: int) -> dict[str, object]:
-    fields = message_fields(queue, message)
-    fields["count"] = count
-    return fields
+def _read_add(
+    request: Request, queue: str, parameters: Parameters, body: bytes | None
+) -> tuple[Sequence[bytes], PublishOptions, Callable[[Added], Reply]]:
+    """Read what is to be added, what was said about it, and how to reply; raises InvalidInput."""
+    value = parameters.sole(b"value")
+    if value is not None:  # the form that nearly everybody sends
+        return [value], {}, lambda added: _added_reply(request, queue, added)
+    callback = parameters.callback()
+    options = read_publish_options(parameters)
+    value = parameters.raw(b"msg") or parameters.raw(b"value")
+    if body is not None and is_batch(request):
+        if value is not None:
+            raise InvalidInput("a batch goes without the parameters value and msg")
+        return read_batch(body), options, lambda added: _batch_reply(queue, added, callback)
+    if value is None:
+        if body is None:
+            raise InvalidInput("value or msg is missing (or send the value as a raw body)")
+        value, content_type = body, request.headers.get("Content-Type")
+        if content_type is not None and not content_type.isascii():
+            raise InvalidInput("the Content-Type must be ASCII")
+        options["content_type"] = content_type
+    return [value], options, lambda added: _added_reply(request, queue, added, callback)
 
 
-def _stats_entry(stats: QueueStats) -> dict[str, object]:
+def _added_reply(request: Request, queue: str, added: Added, callback: str | None = None) -> Reply:
+    key = message_key(queue, added.number)
+    headers = _DUPLICATE if added.is_duplicate else ()
+    if wants(request, JSON):
+        return json_reply({"queue": queue, "key": key}, callback, end=CRLF, headers=headers)
+    return text_reply(key, callback, headers)
+
+
+def _batch_reply(queue: str, added: Added, callback: str | None) -> Reply:
+    numbers = range(added.number, added.number + added.total)
+    keys = [message_key(queue, number) for number in numbers]
+    body = {"queue": queue, "count": added.total, "keys": keys}
+    headers = _DUPLICATE if added.is_duplicate else ()
+    return json_reply(body, callback, end=CRLF, headers=headers)
+
+
+def _messages_reply(
+    request: Request, queue: str, messages: Sequence[Message], wanted: TakeOptions
+) -> Reply | None:
+    """Reply with what was taken or leased, as the consumer wants it; None if nothing was."""
+    if not messages:
+        return None
+    if wanted.count is not None:
+        return json_reply(list_fields(queue, messages, 0), wanted.callback, end=CRLF)
+    if wanted.callback is None and wants_value_alone(request):
+        return value_reply(queue, messages[0])
+    return json_reply(message_fields(queue, messages[0], 0), wanted.callback, end=CRLF)
+
+
+def _classic_entry(stats: QueueStats) -> dict[str, object]:
+    return {"name": stats.name, **_classic_figures(stats)}
+
+
+def _full_entry(stats: QueueStats) -> dict[str, object]:
+    return {"name": stats.name, **_figures(stats)}
+
+
+def _classic_figures(stats: QueueStats) -> dict[str, object]:
     return {
-        "name": stats.name,
         "len": stats.length,
         "status": int(stats.started),
         "policy": stats.policy or "",
+    }
+
+
+def _figures(stats: QueueStats) -> dict[str, object]:
+    """Return the classic fields, and then those of the specification of delivery, section 4."""
+    return {
+        **_classic_figures(stats),
+        "ready": stats.length,
+        "delayed": stats.delayed,
+        "leased": stats.leased,
+        "dead": stats.dead,
+        "consumers": stats.consumers,
+        "oldest_age": stats.oldest_age_seconds,
+        "rate_in": stats.rate_in,
+        "rate_out": stats.rate_out,
     }
 
 

@@ -5,10 +5,11 @@ needs, and the handler. A row cannot be without its sections, so no endpoint can
 What follows the first segment is given to the handler, percent-decoded.
 """
 
+import asyncio
 import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from aiohttp import hdrs, web
@@ -32,7 +33,54 @@ Handler = Callable[[Request, str], Awaitable[web.StreamResponse]]
 PREFLIGHT_SECONDS = 600
 _FOREIGN_SITES = ("cross-site", "same-site")
 _ALLOWED_METHODS = "GET, POST, PUT, PATCH, DELETE"
+_EXPOSED_HEADERS = (
+    "Retry-After, X-RestMQ-Attempt, X-RestMQ-Duplicate, X-RestMQ-Expires, X-RestMQ-Key, "
+    "X-RestMQ-Position, X-RestMQ-Receipt"
+)
 _DEFAULT_ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+
+
+class Pending:
+    """One quick operation that a request comes down to.
+
+    ``finish`` makes the reply of what ``future`` gives; ``give_back`` undoes it when the client
+    is gone.
+    """
+
+    __slots__ = ("finish", "future", "give_back")
+
+    def __init__(
+        self,
+        future: "asyncio.Future[Any]",
+        finish: Callable[[Any], Reply],
+        give_back: Callable[[Any], None] | None = None,
+    ) -> None:
+        self.future = future
+        self.finish = finish
+        self.give_back = give_back
+
+    @classmethod
+    def failed(cls, error: RestMQError) -> "Pending":
+        """Return one that has come to nothing."""
+
+        def finish(outcome: RestMQError) -> Reply:
+            raise outcome
+
+        # A result and no exception: nobody need look at it if the client is gone.
+        future = asyncio.get_running_loop().create_future()
+        future.set_result(error)
+        return cls(future, finish)
+
+    def abandon(self) -> None:
+        """Undo what was done for a client that is gone."""
+        future = self.future
+        if future.cancelled() or future.exception() is not None:
+            return
+        if self.give_back is not None:
+            self.give_back(future.result())
+
+
+Begin = Callable[[Request, str], Pending | None]
 
 
 class Route(NamedTuple):
@@ -48,6 +96,8 @@ class Route(NamedTuple):
     """Whether it changes or consumes something, which pages of foreign origins may not."""
     named: bool = False
     """Whether the rest of the path must be a queue's name."""
+    begin: Begin | None = None
+    """Begins a request that is one quick operation, without a task; None if this one is not."""
 
 
 class OriginRules:
@@ -85,6 +135,9 @@ class Router:
             methods = self._table.setdefault(route.segment, {})
             assert route.method not in methods, f"{route.method} /{route.segment} is there twice"
             methods[route.method] = route
+        self._quick = {
+            (route.method, route.segment): route for route in self.routes if route.begin is not None
+        }
         self._access = access
         self._origins = OriginRules(allowed_origins)
         self._proxies = [ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies]
@@ -104,8 +157,36 @@ class Router:
         except (web.HTTPException, ConnectionError):
             raise
         except Exception:
+            return _unexpected(request)
+
+    def begin(self, request: Request) -> Pending | None:
+        """Begin a request if it is one quick operation; ``handle`` serves all others.
+
+        The body of a request that is begun, or refused, has been read.
+        """
+        segment = request.raw_path[1:].partition("/")[0]
+        route = self._quick.get((request.method, segment))
+        if route is None or route.begin is None:
+            return None
+        try:
+            route, name = self._admit(request)
+            return None if route.begin is None else route.begin(request, name)
+        except RestMQError as error:
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            future.set_exception(error)
+            return Pending(future, _never)
+        except Exception:
             logger.exception("%s %s failed", request.method, request.rel_url.raw_path)
-            return error_reply(RestMQError("something failed here; the server's log says what"))
+            return None
+
+    def finish(self, request: Request, pending: Pending) -> Reply:
+        """Make the reply to what was begun, once its future is done."""
+        try:
+            return pending.finish(pending.future.result())
+        except RestMQError as error:
+            return self._refuse(request, error)
+        except Exception:
+            return _unexpected(request)
 
     def _admit(self, request: Request) -> tuple[Route, str]:
         """Find the route and what follows its segment; raises if the peer may not use it."""
@@ -203,6 +284,15 @@ class Router:
         return error_reply(error, headers)
 
 
+def _never(result: Any) -> Reply:
+    raise AssertionError("a request that was refused has no result")
+
+
+def _unexpected(request: Request) -> Reply:
+    logger.exception("%s %s failed", request.method, request.rel_url.raw_path)
+    return error_reply(RestMQError("something failed here; the server's log says what"))
+
+
 def _preflight_reply(request: Request, allowed: str) -> Reply:
     headers = [("Allow", allowed)]
     if request.cors:
@@ -223,7 +313,7 @@ def _foreign(origin: str) -> ForeignOrigin:
 
 def _cors(origin: str, named: bool) -> list[tuple[str, str]]:
     """Return the header lines for a page of this origin; only a named one may send passwords."""
-    lines = [("Access-Control-Expose-Headers", "Retry-After"), ("Vary", "Origin")]
+    lines = [("Access-Control-Expose-Headers", _EXPOSED_HEADERS), ("Vary", "Origin")]
     if named:
         lines.append(("Access-Control-Allow-Credentials", "true"))
     return [("Access-Control-Allow-Origin", origin if named else "*"), *lines]

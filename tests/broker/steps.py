@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from redis.asyncio import Redis
 
 from restmq.broker.broker import Broker
-from restmq.broker.message import Message
-from restmq.errors import StoreUnavailable
+from restmq.broker.groups import Added
+from restmq.broker.message import LeasedMessage, Message
+from restmq.broker.receipts import Receipt
+from restmq.errors import NotFound, StoreUnavailable
 from tests.broker.fakes import FakeConsumer
 from tests.support import START_TIMEOUT_SECONDS, eventually
 
@@ -42,6 +44,34 @@ async def add_when_possible(broker: Broker, queue: str, value: bytes) -> int:
     return await eventually(add, START_TIMEOUT_SECONDS)
 
 
+async def publish(
+    broker: Broker,
+    queue: str,
+    values: Sequence[bytes],
+    *,
+    priority: int = 4,
+    ttl_seconds: int | None = None,
+    delay_seconds: float | None = None,
+    at: float | None = None,
+    idempotency_key: str | None = None,
+) -> Added:
+    """Add a batch, with all that can be said about it."""
+    return await broker.publish(
+        queue,
+        values,
+        priority=priority,
+        ttl_seconds=ttl_seconds,
+        delay_seconds=delay_seconds,
+        at=at,
+        idempotency_key=idempotency_key,
+    )
+
+
+async def classic_stats(broker: Broker, queue: str) -> tuple[object, ...]:
+    """Return name, length, status, policy and consumers: what does not depend on time."""
+    return tuple(await broker.stats(queue))[:5]
+
+
 def values_of(messages: Sequence[Message]) -> list[bytes]:
     """Return the values of the messages."""
     return [message.value for message in messages]
@@ -50,6 +80,29 @@ def values_of(messages: Sequence[Message]) -> list[bytes]:
 def numbers_of(messages: Sequence[Message]) -> list[int]:
     """Return the numbers of the messages."""
     return [message.number for message in messages]
+
+
+def receipt_of(queue: str, message: LeasedMessage) -> Receipt:
+    """Return what names a delivery."""
+    return Receipt(queue, message.number, message.token)
+
+
+async def ack_all(broker: Broker, queue: str, messages: Sequence[LeasedMessage]) -> None:
+    """Ack all of them at once."""
+    await asyncio.gather(*(broker.ack(receipt_of(queue, message)) for message in messages))
+
+
+async def visit(broker: Broker, queue: str) -> float | None:
+    """Clear what is due, as the schedule does; returns when something is due next."""
+    return await broker._stores.disk._visit(queue)
+
+
+async def state_of(broker: Broker, queue: str, number: int) -> str:
+    """Return the state of a message, or `gone`."""
+    try:
+        return (await broker.inspect(queue, number)).state
+    except NotFound:
+        return "gone"
 
 
 async def drain(broker: Broker, queue: str) -> list[Message]:

@@ -7,12 +7,13 @@ from typing import cast
 
 import pytest
 
-from restmq.broker.broker import Broker, Policy, QueueStats
+from restmq.broker.broker import Broker, Policy
 from restmq.errors import InvalidInput
 from tests.broker.conftest import MakeBroker
 from tests.broker.steps import (
     NOON,
     add_all,
+    classic_stats,
     drain,
     numbers_of,
     values_of,
@@ -183,7 +184,7 @@ class TestNames:
     ) -> None:
         name = pattern.format(fresh_name)
         await add_all(broker, name, b"a", b"b")
-        assert await broker.stats(name) == QueueStats(name, 2, True, None, 0)
+        assert await classic_stats(broker, name) == (name, 2, True, None, 0)
         assert await broker.delete(name, 2)
         assert values_of(await broker.take(name, 2)) == [b"a"]
         assert name in await broker.list_queues(after=name[:-1], limit=1000)
@@ -283,7 +284,7 @@ class TestStats:
     async def test_an_unknown_queue_is_empty_and_started_and_is_not_made_known_by_asking(
         self, broker: Broker, fresh_name: str
     ) -> None:
-        assert await broker.stats(fresh_name) == QueueStats(fresh_name, 0, True, None, 0)
+        assert await classic_stats(broker, fresh_name) == (fresh_name, 0, True, None, 0)
         assert fresh_name not in await broker.list_queues(fresh_name[:-1])
 
     async def test_policy_and_status_are_kept_even_from_before_the_first_message(
@@ -292,12 +293,12 @@ class TestStats:
         await broker.set_started(fresh_name, started=False)
         await broker.set_policy(fresh_name, Policy.ROUNDROBIN)
         await broker.add(fresh_name, b"value")
-        expected = QueueStats(fresh_name, 1, False, Policy.ROUNDROBIN, 0)
-        assert await broker.stats(fresh_name) == expected
+        expected = (fresh_name, 1, False, Policy.ROUNDROBIN, 0)
+        assert await classic_stats(broker, fresh_name) == expected
         await broker.set_started(fresh_name, started=True)
         await broker.set_policy(fresh_name, Policy.BROADCAST)
-        expected = QueueStats(fresh_name, 1, True, Policy.BROADCAST, 0)
-        assert await broker.stats(fresh_name) == expected
+        expected = (fresh_name, 1, True, Policy.BROADCAST, 0)
+        assert await classic_stats(broker, fresh_name) == expected
 
     async def test_a_stopped_queue_takes_and_gives_messages_as_ever(
         self, broker: Broker, fresh_name: str

@@ -87,7 +87,7 @@ def test_a_call_has_as_many_arguments_as_the_header_names(call: Call) -> None:
 def test_every_file_is_a_script_that_can_be_called() -> None:
     assert sorted(script.name for script in Scripts(NODE).all()) == SCRIPT_NAMES
     called = sorted(call.script.name for call in calls() if call.script)
-    assert sorted([*called, "schedule"]) == SCRIPT_NAMES
+    assert sorted([*called, "schedule", "register"]) == SCRIPT_NAMES
 
 
 def test_a_call_names_all_keys_of_its_queue_and_the_digest_of_its_text() -> None:

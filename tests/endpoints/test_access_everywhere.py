@@ -15,6 +15,7 @@ OPEN = {
     ("GET", "static"),
     ("GET", "healthz"),
     ("GET", "readyz"),
+    ("GET", "__heartbeat__"),  # Queuey's way to ask whether the server lives
 }
 HEADERS = {"Upgrade": "websocket", "Connection": "Upgrade"}
 

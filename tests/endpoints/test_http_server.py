@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from restmq.endpoints.http_server import HttpConnection, HttpServer
-from restmq.endpoints.router import Router
+from restmq.endpoints.router import Pending, Router
 from restmq.endpoints.web import Reply, Request, error_reply, read_body
 from restmq.errors import RestMQError
 from restmq.settings import Settings
@@ -73,9 +73,16 @@ class Listening:
 
 
 @contextlib.asynccontextmanager
-async def listening(handle: Handle, **settings: Any) -> AsyncIterator[Listening]:
-    """Serve with ``handle`` in the place of a router."""
-    router = cast(Router, SimpleNamespace(handle=handle))
+async def listening(
+    handle: Handle, begin: Callable[[Request], Pending | None] | None = None, **settings: Any
+) -> AsyncIterator[Listening]:
+    """Serve with ``handle`` in the place of a router, and ``begin`` for what begins at once."""
+
+    def finish(request: Request, pending: Pending) -> Reply:
+        return pending.finish(pending.future.result())
+
+    begin = begin or (lambda request: None)
+    router = cast(Router, SimpleNamespace(handle=handle, begin=begin, finish=finish))
     server = HttpServer(router, Settings(**settings))
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(server, "127.0.0.1", 0)
@@ -343,3 +350,107 @@ async def test_stopping_lets_a_request_finish_and_closes_what_is_idle() -> None:
         assert await busy.reply() == (200, b"done")
         assert await busy.rest() == b""
         await stopping
+
+
+class Beginner:
+    """Begins every request whose path starts with /quick, and lets a test finish it."""
+
+    def __init__(self) -> None:
+        self.futures: list[asyncio.Future[bytes]] = []
+        self.given_back: list[bytes] = []
+
+    def begin(self, request: Request) -> Pending | None:
+        """Begin a request."""
+        if not request.raw_path.startswith("/quick"):
+            return None
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.futures.append(future)
+        path = request.raw_path.encode()
+        return Pending(future, lambda result: Reply(path + b" " + result), self.given_back.append)
+
+    async def number(self, index: int) -> "asyncio.Future[bytes]":
+        """Return a future once it is there."""
+        await eventually(lambda: len(self.futures) > index)
+        return self.futures[index]
+
+
+async def test_what_begins_at_once_is_answered_when_its_operation_is_done() -> None:
+    beginner = Beginner()
+    async with listening(echo, beginner.begin) as listener, listener.client() as client:
+        client.send("GET /first HTTP/1.1")
+        assert await client.reply() == (200, b"/first ")
+        for index in range(3):
+            client.send(f"GET /quick{index} HTTP/1.1")
+            (await beginner.number(index)).set_result(b"done")
+            assert await client.reply() == (200, b"/quick%d done" % index)
+
+
+async def test_what_comes_while_a_request_is_under_way_is_answered_after_it() -> None:
+    beginner = Beginner()
+    async with listening(echo, beginner.begin) as listener, listener.client() as client:
+        client.send("GET /first HTTP/1.1")
+        assert await client.reply() == (200, b"/first ")
+        client.send("GET /quick HTTP/1.1")
+        future = await beginner.number(0)
+        client.send("GET /second HTTP/1.1", "GET /quick-in-a-row HTTP/1.1")
+        async with listener.client() as other:  # by then the server has read the two
+            other.send("GET /other HTTP/1.1")
+            assert await other.reply() == (200, b"/other ")
+        future.set_result(b"done")
+        assert await client.reply() == (200, b"/quick done")
+        assert await client.reply() == (200, b"/second ")
+        assert await client.reply() == (200, b"/quick-in-a-row ")
+
+
+async def test_a_client_that_leaves_cancels_what_was_begun_for_it() -> None:
+    beginner = Beginner()
+    async with listening(echo, beginner.begin) as listener:
+        async with listener.client() as client:
+            client.send("GET /first HTTP/1.1")
+            assert await client.reply() == (200, b"/first ")
+            client.send("GET /quick HTTP/1.1")
+            future = await beginner.number(0)
+        await eventually(future.cancelled)
+    assert beginner.given_back == []
+
+
+async def test_what_was_done_for_a_client_that_is_gone_is_given_back() -> None:
+    beginner = Beginner()
+    async with listening(echo, beginner.begin) as listener, listener.client() as client:
+        client.send("GET /first HTTP/1.1")
+        assert await client.reply() == (200, b"/first ")
+        client.send("GET /quick HTTP/1.1")
+        future = await beginner.number(0)
+        transport = listener.connection.transport
+        assert transport is not None
+        transport.abort()
+        future.set_result(b"message")
+        await eventually(lambda: beginner.given_back == [b"message"])
+
+
+async def test_stopping_lets_what_was_begun_finish() -> None:
+    beginner = Beginner()
+    async with listening(echo, beginner.begin) as listener, listener.client() as client:
+        client.send("GET /first HTTP/1.1")
+        assert await client.reply() == (200, b"/first ")
+        client.send("GET /quick HTTP/1.1")
+        future = await beginner.number(0)
+        listener.server.pre_shutdown()
+        stopping = asyncio.create_task(listener.server.shutdown(PATIENCE_SECONDS))
+        async with listener.client():
+            assert not stopping.done()
+        future.set_result(b"done")
+        assert await client.reply() == (200, b"/quick done")
+        assert await client.rest() == b""
+        await stopping
+
+
+async def test_the_last_request_of_a_connection_is_left_to_its_task() -> None:
+    beginner = Beginner()
+    async with listening(echo, beginner.begin) as listener, listener.client() as client:
+        client.send("GET /first HTTP/1.1")
+        assert await client.reply() == (200, b"/first ")
+        client.send("GET /quick HTTP/1.1\r\nConnection: close")
+        assert await client.reply() == (200, b"/quick ")
+        assert await client.rest() == b""
+    assert not beginner.futures

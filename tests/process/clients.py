@@ -141,11 +141,16 @@ class Listener:
 
     async def _read_lines(self, response: Any) -> None:
         events = response.content_type == "text/event-stream"
+        is_message = True
         try:
             async for line in response.content:
                 if not events:
                     self._keep(line)
-                elif line.startswith(b"data: "):
+                elif line.startswith(b"event: "):
+                    is_message = False  # it says that the stream is open, or has a gap
+                elif line == b"\n":
+                    is_message = True
+                elif line.startswith(b"data: ") and is_message:
                     self._keep(line.removeprefix(b"data: "))
         except aiohttp.ClientError as error:
             self.error = error

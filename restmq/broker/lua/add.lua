@@ -12,6 +12,8 @@
 -- cost   O(1) a message, O(log n) with a ttl, a delay or a priority of its own
 
 local DEFAULT_DEDUPE_SECONDS = 300
+-- A copy is sent again until it is known to have arrived, however the queue is set.
+local COPY_DEDUPE_SECONDS = 900
 local IDS_PER_CALL = 100
 local SHORT_SECONDS = 2
 
@@ -22,7 +24,11 @@ local settings = {}
 if fields[2] or ARGV[4] ~= '' then settings = merge_settings(fields[2]) end
 local overflow = settings.overflow or DEFAULT_OVERFLOW
 local has_copies = settings.copies_to and #settings.copies_to > 0
-local waiting = settings.max_length and waiting_count(now)
+local waiting
+if settings.max_length then
+  advance(now, settings)
+  waiting = waiting_count(now)
+end
 
 local listed, ranked, bodies, deadlines, delays, copies = {}, {}, {}, {}, {}, {}
 -- The first two stand for what the header of this file calls due and copies.
@@ -51,7 +57,8 @@ local function store(packed, expires, ready_at, is_copy)
     ranked[#ranked + 1] = last
   end
   if has_copies and not is_copy then
-    copies[#copies + 1] = struct.pack('>ddd', last, expires, ready_at) .. packed
+    copies[#copies + 1] = struct.pack('>ddd', last, expires, ready_at > now and ready_at or 0)
+      .. packed
   end
 end
 
@@ -64,15 +71,22 @@ local function find_repeated(id)
   return {number, count}
 end
 
-local function remember_id(id, number, count)
-  local deadline = now + (settings.dedupe_seconds or DEFAULT_DEDUPE_SECONDS)
+local function remember_id(id, number, count, is_copy)
+  local seconds = settings.dedupe_seconds or DEFAULT_DEDUPE_SECONDS
+  if is_copy then seconds = math.max(seconds, COPY_DEDUPE_SECONDS) end
+  if seconds == 0 then return end
+  local deadline = now + seconds
   redis.call('HSET', IDS, id, struct.pack('>ddd', number, count, deadline))
+  -- The first one is noted; from then on every visit finds out when it must come again.
+  if redis.call('EXISTS', ID_EXPIRY) == 0 then note_due(deadline) end
   redis.call('ZADD', ID_EXPIRY, score(deadline), id)
 end
 
 local function perform(options, position)
   local count = options.n or 1
-  local repeated = options.id and find_repeated(options.id)
+  -- Keys that publishers choose must not meet those of copies.
+  local id = options.id and (options.is_copy and 'copy ' or 'key ') .. options.id
+  local repeated = id and find_repeated(id)
   if repeated then
     is_plain = false
     return repeated, count
@@ -90,7 +104,7 @@ local function perform(options, position)
   if ready_at > now and (not options.delay or ready_at < now + SHORT_SECONDS) then
     note_due(ready_at)
   end
-  if options.id then remember_id(options.id, last + 1, count) end
+  if id then remember_id(id, last + 1, count, options.is_copy) end
   local number = last + 1
   for index = 1, count do store(ARGV[position + index], expires, ready_at, options.is_copy) end
   if waiting then waiting = waiting + count end

@@ -1,7 +1,7 @@
 -- configure.lua: changes the settings of a queue, and tells what its own are.
 --
--- ARGV   [5] 'fields', then [6...] pairs of name and value, '' = remove: policy and status
---        or 'settings', [6] a MessagePack map to merge in, [7...] names to remove
+-- ARGV   [5] 'fields', [6...] pairs of name and value, '' = remove: policy and status
+--        or 'settings', a MessagePack map to merge in ('' = nothing), names to remove
 --        or 'reset': removes all settings, policy and status
 --        or 'copy', then policy, status and settings as this script replied elsewhere
 --        or 'show': changes nothing

@@ -3,7 +3,7 @@
 -- ARGV   [5] how many at the most  [6] most bytes (one more may pass it)
 --        [7...] numbers whose copies have arrived
 -- reply  {MessagePack list of the queues that get copies, entry, entry, ...}, the oldest first
---        entry: number, expires (absolute, 0 = never), ready at as doubles, then the packed message
+--        entry: number, expires (absolute, 0 = never), ready at (0 = at once) as doubles, then the packed message
 -- cost   O(1) a message, and O(numbers) for what has arrived
 
 local LOOK = 200

@@ -4,12 +4,16 @@
 --        [7] only this number, or ''  [8] only what died up to then, '' = now
 --        [9] list: how many to pass over
 -- reply  list: {number, record, attempts, reason, when it died, ...}, the oldest first
---        redrive, drop: {how many it was, the time now}
+--        redrive, drop: {how many it was, the time now}; less than there are if they are big
 -- cost   O(log n) a message
 
 local EXPIRED_PER_LOOK = 1000
+-- Bodies that one call reads; one may pass it.
+local MOST_BYTES = 8 * 1024 * 1024
+local STEP = 50
 
 local now = clock()
+advance(now)
 clear_expired_dead(now, EXPIRED_PER_LOOK)
 local what, count, only, until_then = ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8]
 local numbers
@@ -21,9 +25,11 @@ else
 end
 
 if what == 'list' then
-  local reply = {}
+  local reply, bytes = {}, 0
   for _, number in ipairs(numbers) do
+    if bytes >= MOST_BYTES then break end
     local record, attempts, reason = unpack(cmsgpack.unpack(redis.call('HGET', DEAD_MESSAGES, number)))
+    bytes = bytes + #record
     for _, value in ipairs({tonumber(number), record, attempts, reason,
         redis.call('ZSCORE', DEAD, number)}) do
       reply[#reply + 1] = value
@@ -32,12 +38,13 @@ if what == 'list' then
   return reply
 end
 
-local found = exhume(numbers)
-if what == 'redrive' and #numbers > 0 then
-  local bodies, records, deadlines = {}, {}, {}
-  for index, number in ipairs(numbers) do
+-- Puts some back into the queue; returns the size of their bodies.
+local function redrive(part, found)
+  local bodies, records, deadlines, bytes = {}, {}, {}, 0
+  for index, number in ipairs(part) do
     local record = found[index][1]
     records[index] = record
+    bytes = bytes + #record
     bodies[#bodies + 1] = number
     bodies[#bodies + 1] = record
     if expires_at(record) > 0 then
@@ -47,7 +54,21 @@ if what == 'redrive' and #numbers > 0 then
   end
   call_chunked('HSET', MESSAGES, bodies)
   call_chunked('ZADD', EXPIRY, deadlines)
-  make_ready(numbers, records)
-  wake()
+  make_ready(part, records)
+  return bytes
 end
-return {#numbers, score(now)}
+
+if what == 'drop' then
+  call_chunked('ZREM', DEAD, numbers)
+  call_chunked('HDEL', DEAD_MESSAGES, numbers)
+  call_chunked('ZREM', DEAD_EXPIRY, numbers)
+  return {#numbers, score(now)}
+end
+local moved, bytes = 0, 0
+while moved < #numbers and bytes < MOST_BYTES do
+  local part = {unpack(numbers, moved + 1, math.min(moved + STEP, #numbers))}
+  bytes = bytes + redrive(part, exhume(part))
+  moved = moved + #part
+end
+if moved > 0 then wake() end
+return {moved, score(now)}

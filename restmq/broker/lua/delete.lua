@@ -6,8 +6,9 @@
 --        bytes, until the head passes it, or until such numbers outweigh the live ones.
 
 local number = ARGV[5]
-local record = redis.call('HGET', MESSAGES, number)
 local now = clock()
+advance(now)
+local record = redis.call('HGET', MESSAGES, number)
 if redis.call('ZSCORE', DEAD, number) then
   return has_expired(exhume({number})[1][1], now) and 0 or 1
 end
@@ -15,8 +16,11 @@ if not record then return forget_popped(number) end
 local is_leased = redis.call('ZSCORE', LEASED, number)
 local gone = has_expired(record, now) and not is_leased
 if is_leased then
-  local _, _, holder = unpack_story(redis.call('HGET', STORIES, number))
-  if holder ~= '-' then redis.call('ZREM', HELD, held_member(holder, number)) end
+  local _, token, holder = unpack_story(redis.call('HGET', STORIES, number))
+  if holder ~= '-' then
+    redis.call('ZREM', HELD, held_member(holder, number))
+    publish_settled(holder, number, token)
+  end
 end
 for _, set in ipairs({LEASED, DELAYED, RANKED}) do redis.call('ZREM', set, number) end
 forget({number})

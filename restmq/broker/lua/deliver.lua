@@ -24,7 +24,7 @@ local history_bytes_limit = tonumber(ARGV[14])
 
 local now = clock()
 local fields = redis.call('HMGET', RECORD, 'status', 'policy', 'epoch', 'sent', 'turn',
-  'history_bytes', 'generation', 'sent_number', 'trimmed', 'settings')
+  'history_bytes', 'generation', 'sent_number', 'trimmed', 'settings', 'alone')
 local epoch, sent, turn = tonumber(fields[3] or 0), tonumber(fields[4] or 0), tonumber(fields[5] or 0)
 local history_exists = redis.call('EXISTS', HISTORY) == 1
 local history_bytes = history_exists and tonumber(fields[6] or 0) or 0
@@ -110,7 +110,14 @@ local function broadcast()
   -- A node that lives may need it for as long as it may stay silent.
   redis.call('EXPIRE', HISTORY, math.ceil(math.max(history_seconds, 2 * lifetime)))
   if generation == '' then generation = score(now) end
-  redis.call('HSET', RECORD, 'sent', sent, 'history_bytes', history_bytes,
+  -- Who sent it from where on, if there was nobody else; join.lua says what for.
+  local alone = ''
+  if #nodes == 1 then
+    local sender, first = string.match(fields[11] or '', '^(%S+) (%d+)$')
+    local is_unread = sender == node and tonumber(first) >= position
+    alone = string.format('%s %.0f', node, is_unread and tonumber(first) or sent - #numbers)
+  end
+  redis.call('HSET', RECORD, 'sent', sent, 'history_bytes', history_bytes, 'alone', alone,
     'generation', generation, 'sent_number', sent_number, 'trimmed', trimmed)
   count_out(#numbers, now)
   if #nodes > 1 then wake(node) end

@@ -29,13 +29,18 @@ if #numbers == 0 then return nothing end
 
 local stories = redis.call('EXISTS', STORIES) == 1 and read_all(STORIES, numbers) or {}
 local written, places, held, reply = {}, {}, {}, nothing
+local first_story = pack_story(1, token, holder, deadline, '')
 for index, number in ipairs(numbers) do
-  local attempts, _, _, _, reason = unpack_story(stories[index])
-  attempts = attempts + 1
-  written[#written + 1] = number
-  written[#written + 1] = pack_story(attempts, token, holder, deadline, reason)
-  places[#places + 1] = reply[1]
-  places[#places + 1] = number
+  local attempts, story = 1, first_story
+  if stories[index] then
+    local before, _, _, _, reason = unpack_story(stories[index])
+    attempts = before + 1
+    story = pack_story(attempts, token, holder, deadline, reason)
+  end
+  written[2 * index - 1] = number
+  written[2 * index] = story
+  places[2 * index - 1] = reply[1]
+  places[2 * index] = number
   if holder ~= '-' then
     held[#held + 1] = 0
     held[#held + 1] = held_member(holder, number)

@@ -27,6 +27,11 @@ local function held_member(node, number)
   return string.format('%s:%016.0f', node, tonumber(number))
 end
 
+-- Tells the node whose stream held a message that it does so no more, and may get the next.
+local function publish_settled(holder, number, token)
+  redis.call('PUBLISH', ARGV[2] .. holder .. ':settled', number .. ':' .. token .. ':' .. ARGV[3])
+end
+
 -- Makes a message dead that is stored but in no other structure.
 local function bury(number, record, attempts, reason, now)
   forget({number})
@@ -36,7 +41,8 @@ local function bury(number, record, attempts, reason, now)
   if expires > 0 then redis.call('ZADD', DEAD_EXPIRY, score(expires), number) end
 end
 
--- Takes dead letters out of their room; returns for each {record, attempts, reason}.
+-- Takes dead letters out of their room; returns for each {record, attempts, reason}. Their bodies
+-- are all in memory at once, so pass few.
 local function exhume(numbers)
   local found = read_all(DEAD_MESSAGES, numbers)
   for index, packed in ipairs(found) do found[index] = cmsgpack.unpack(packed) end
@@ -113,7 +119,8 @@ local function prune_listeners(now, settings)
     local node = entries[index]
     local _, deadline = unpack_listener(entries[index + 1])
     if deadline <= now then
-      local numbers = of_node(HELD, node, DUE_PER_CALL)
+      local numbers, members = of_node(HELD, node, DUE_PER_CALL)
+      call_chunked('ZREM', HELD, members)
       total = total + end_leases(numbers, now, 'the node that delivered it died', settings)
       if #numbers < DUE_PER_CALL then redis.call('HDEL', LISTENERS, node) end
     end
@@ -121,7 +128,8 @@ local function prune_listeners(now, settings)
   return total
 end
 
--- Makes ready what is due: leases that ran out, delays that are over, what dead nodes held.
+-- Makes ready what is due: leases that ran out, delays that are over, what dead nodes held, and
+-- wakes those who wait for it: whoever calls this may want less than there is now.
 -- Returns how many became ready. O(log n) a message that is due, nothing for the others.
 local function advance(now, settings)
   if redis.call('EXISTS', LEASED, DELAYED) == 0 then return 0 end
@@ -144,5 +152,6 @@ local function advance(now, settings)
     total = total + #found
   end
   if redis.call('EXISTS', HELD) == 1 then total = total + prune_listeners(now, settings) end
+  if total > 0 then wake() end
   return total
 end

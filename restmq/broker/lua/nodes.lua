@@ -44,14 +44,16 @@ local function return_assigned(node)
   return #kept
 end
 
--- Forgets nodes that have not called in time, and gives back what was assigned to them.
+-- Forgets nodes that have not called in time, gives back what was assigned to them, and wakes
+-- those who wait for it.
 local function prune_nodes(now)
-  local entries = redis.call('HGETALL', NODES)
+  local entries, total = redis.call('HGETALL', NODES), 0
   for index = 1, #entries, 2 do
     local deadline = select(2, unpack_node(entries[index + 1]))
     if deadline <= now then
       redis.call('HDEL', NODES, entries[index])
-      return_assigned(entries[index])
+      total = total + return_assigned(entries[index])
     end
   end
+  if total > 0 then wake() end
 end

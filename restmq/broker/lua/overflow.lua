@@ -5,19 +5,7 @@ local DEFAULT_OVERFLOW = 'reject'
 -- Messages that wait: ready and delayed. What is leased or dead does not count against the limit.
 local function waiting_count(now)
   clear_expired(now)
-  return redis.call('HLEN', MESSAGES) - redis.call('ZCARD', LEASED)
-end
-
--- The number at the head of the list, if it is still that of a message that waits there.
-local function listed_head()
-  while true do
-    local number = redis.call('LINDEX', READY, 0)
-    if not number then return nil end
-    if redis.call('SREM', STALE, number) == 0 and redis.call('HEXISTS', MESSAGES, number) == 1 then
-      return number
-    end
-    redis.call('LPOP', READY)
-  end
+  return redis.call('HLEN', MESSAGES) - redis.call('ZCARD', LEASED) - expired_count(now)
 end
 
 -- The oldest message of the lowest priority of those in RANKED, and its rank.
@@ -54,15 +42,20 @@ end
 
 -- Makes room in a queue that holds `excess` messages too many.
 local function shed(excess, overflow, now)
-  for _ = 1, excess do
+  while excess > 0 do
     local number = pop_least()
     if not number then return end
-    if overflow == 'dead-letter' then
-      local record = redis.call('HGET', MESSAGES, number)
-      local attempts = unpack_story(redis.call('HGET', STORIES, number))
-      bury(number, record, attempts, 'the queue was full', now)
-    else
+    local record = redis.call('HGET', MESSAGES, number)
+    if has_expired(record, now) then
       forget({number})
+    else
+      excess = excess - 1
+      if overflow == 'dead-letter' then
+        local attempts = unpack_story(redis.call('HGET', STORIES, number))
+        bury(number, record, attempts, 'the queue was full', now)
+      else
+        forget({number})
+      end
     end
   end
 end

@@ -26,12 +26,13 @@ local function rank(priority, number)
   return string.format('%.0f', (HIGHEST_PRIORITY - priority) * RANK_STEP + number)
 end
 
--- Messages in any state but leased whose time to live has passed; they count for nothing.
+-- Messages, ready or delayed, whose time to live has passed; they count for nothing.
 local function expired_count(now)
   return redis.call('ZCOUNT', EXPIRY, '-inf', score(now))
 end
 
--- Messages that are ready, be they assigned to a node. O(log n).
+-- Messages that are ready, be they assigned to a node. O(log n). Too low by those that are delayed
+-- and have expired, until these are cleared.
 local function ready_count(now)
   return redis.call('HLEN', MESSAGES) - redis.call('ZCARD', LEASED) - redis.call('ZCARD', DELAYED)
     - expired_count(now)
@@ -107,7 +108,8 @@ local function next_numbers(step)
     local next_ranked, next_listed = 1, 1
     while #numbers < step do
       local number, place = listed[next_listed], tonumber(ranked[next_ranked + 1])
-      if not number and not place then break end
+      -- What comes next in the list must be known before anything ranked may leave.
+      if not number and (not place or #listed == step) then break end
       if number and (not place or LISTED_RANK + tonumber(number) < place) then
         next_listed = next_listed + 1
         if redis.call('SREM', STALE, number) == 0 then
@@ -125,6 +127,19 @@ local function next_numbers(step)
     end
   until #numbers > 0 or next_listed == 1 and next_ranked == 1
   return numbers, from_list
+end
+
+-- The number at the head of the list that is still that of a message which waits there, or nil;
+-- the others before it are dropped, each of them once.
+local function listed_head()
+  while true do
+    local number = redis.call('LINDEX', READY, 0)
+    if not number then return nil end
+    if redis.call('SREM', STALE, number) == 0 and redis.call('HEXISTS', MESSAGES, number) == 1 then
+      return number
+    end
+    redis.call('LPOP', READY)
+  end
 end
 
 -- Undoes next_numbers for messages that are stored, given in the same order.

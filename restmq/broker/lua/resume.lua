@@ -6,6 +6,8 @@
 --        [8] most messages  [9] most bytes (one message more may pass it)
 -- reply  {position reached, first and last number that are gone (0 and 0 = none), entry, ...}
 -- cost   O(n) for the entries since that message, once; then O(1) an entry
+--
+-- What the queue's own settings do not let it keep counts as gone, though nodes may still need it.
 
 local STEP = 100
 
@@ -14,7 +16,26 @@ local max_messages, max_bytes = tonumber(ARGV[8]), tonumber(ARGV[9])
 local fields = redis.call('HMGET', RECORD, 'sent', 'sent_number', 'trimmed', 'policy')
 local sent, length = tonumber(fields[1] or 0), redis.call('LLEN', HISTORY)
 local trimmed = length == 0 and tonumber(fields[2] or 0) or tonumber(fields[3] or 0)
-if policy_of(fields[4], read_settings()) == '2' then return {upto, 0, 0} end
+local settings = read_settings()
+if policy_of(fields[4], settings) == '2' then return {upto, 0, 0} end
+
+-- The index of the oldest entry that the settings let a queue keep, and the last number before.
+local function find_oldest()
+  local oldest, last_number = 0, 0
+  if settings.history_count then oldest = math.max(length - settings.history_count, 0) end
+  if oldest > 0 then
+    last_number = struct.unpack('>d', redis.call('LINDEX', HISTORY, oldest - 1))
+  end
+  local since = settings.history_seconds and clock() - settings.history_seconds
+  while since and oldest < length do
+    for _, entry in ipairs(redis.call('LRANGE', HISTORY, oldest, oldest + STEP - 1)) do
+      local number, sent_at = struct.unpack('>dd', entry)
+      if sent_at > since then return oldest, last_number end
+      oldest, last_number = oldest + 1, number
+    end
+  end
+  return oldest, last_number
+end
 
 -- Finds the entry of the message, from the newest back; else the oldest entry that came later.
 local function find()
@@ -35,6 +56,9 @@ local index, gap_first, gap_last = nil, 0, 0
 if ARGV[6] == '' then
   local found
   index, found = find()
+  local oldest, last_number = find_oldest()
+  if index < oldest then index, found = oldest, false end
+  trimmed = math.max(trimmed, last_number)
   if not found and after > 0 and trimmed > after then gap_first, gap_last = after + 1, trimmed end
 else
   index = tonumber(ARGV[6]) - (sent - length)

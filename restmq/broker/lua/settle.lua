@@ -20,6 +20,15 @@ local numbers = {}
 for position = 6, #ARGV, 4 do numbers[#numbers + 1] = ARGV[position + 1] end
 local stories = read_all(STORIES, numbers)
 local results, settled = {}, {}
+
+-- Messages of one delivery mostly have the same story, word for word.
+local last_text, last_story
+local function read_story(text)
+  if not text or text ~= last_text then
+    last_text, last_story = text, {unpack_story(text)}
+  end
+  return unpack(last_story)
+end
 local done, dropped, became_ready = {}, {}, 0
 
 local function extend(number, attempts, token, holder, reason, seconds)
@@ -49,7 +58,7 @@ end
 
 for index, number in ipairs(numbers) do
   local verb, token, argument = ARGV[4 * index + 2], ARGV[4 * index + 4], ARGV[4 * index + 5]
-  local attempts, current, holder, deadline, reason = unpack_story(stories[index])
+  local attempts, current, holder, deadline, reason = read_story(stories[index])
   if settled[number] or current ~= token or deadline <= now then
     results[index] = 0
   elseif verb == 'extend' then
@@ -58,10 +67,7 @@ for index, number in ipairs(numbers) do
   else
     results[index] = 1
     settled[number] = true
-    if holder ~= '-' and holder ~= ARGV[5] then
-      redis.call('PUBLISH', ARGV[2] .. holder .. ':settled',
-        string.format('%s:%s:%s', number, token, ARGV[3]))
-    end
+    if holder ~= '-' and holder ~= ARGV[5] then publish_settled(holder, number, token) end
     if verb == 'ack' then
       done[#done + 1] = number
       if holder ~= '-' then dropped[#dropped + 1] = held_member(holder, number) end

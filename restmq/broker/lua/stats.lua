@@ -32,7 +32,7 @@ local function look_at(number)
     if not oldest or published < oldest then oldest = published end
   end
 end
-look_at(redis.call('LINDEX', READY, 0))
+look_at(listed_head())
 if redis.call('EXISTS', RANKED) == 1 then
   for priority = 0, HIGHEST_PRIORITY do
     look_at(redis.call('ZRANGEBYSCORE', RANKED, rank(priority, 0), '(' .. rank(priority - 1, 0),
@@ -43,6 +43,7 @@ end
 local function rate(packed)
   return string.format('%.3f', select(2, next_rate(packed, 0, now)))
 end
-return {math.max(ready_count(now), 0), status_of(fields[1], settings) or '', policy_of(fields[2], settings) or '', consumers,
+return {math.max(ready_count(now), 0), status_of(fields[1], settings) or '',
+  policy_of(fields[2], settings) or '', consumers,
   redis.call('ZCARD', DELAYED), redis.call('ZCARD', LEASED), redis.call('ZCARD', DEAD),
   oldest and score(math.max(now - oldest, 0)) or '', rate(fields[3]), rate(fields[4])}

@@ -1,6 +1,7 @@
 -- visit.lua: clears what is due in a queue, and says when something will be due next.
 --
--- reply  {when something is due next ('' = nothing), 1 if copies wait for their way}
+-- reply  {when something is due next ('' = nothing), 1 if copies wait for their way,
+--         1 if more is due now than one call does}
 -- cost   O(log n) a message that is due
 
 local MOST_EXPIRED = 2000
@@ -10,8 +11,8 @@ local EXPIRY_GRAIN_SECONDS = 10
 local now = clock()
 local settings = read_settings()
 local cleared = math.max(clear_expired(now, MOST_EXPIRED), clear_expired_dead(now, MOST_EXPIRED))
-if advance(now, settings) > 0 then wake() end
-if redis.call('EXISTS', HELD) == 1 and prune_listeners(now, settings) > 0 then wake() end
+advance(now, settings)
+if redis.call('EXISTS', LISTENERS) == 1 and prune_listeners(now, settings) > 0 then wake() end
 local old = redis.call('ZRANGEBYSCORE', ID_EXPIRY, '-inf', score(now), 'LIMIT', 0, MOST_EXPIRED)
 call_chunked('HDEL', IDS, old)
 call_chunked('ZREM', ID_EXPIRY, old)
@@ -32,6 +33,5 @@ end
 if redis.call('EXISTS', HELD) == 1 then
   for _, text in ipairs(redis.call('HVALS', LISTENERS)) do note(select(2, unpack_listener(text))) end
 end
--- A moment later, so that this is another entry of the schedule than the one that led here.
-if cleared == MOST_EXPIRED then due = now + 0.01 end
-return {due and score(due) or '', redis.call('EXISTS', COPIES)}
+local has_more = cleared == MOST_EXPIRED or due and due <= now
+return {due and score(due) or '', redis.call('EXISTS', COPIES), has_more and 1 or 0}

@@ -1,0 +1,192 @@
+"""Cursors: what each client has read of each log, kept beside the log.
+
+For logs that count. A cursor is the number of the last entry that its client was given, so reading
+begins after it; reading moves it on in the same step, and it never goes back but by ``set``. A log
+with cursors keeps what somebody has yet to read, and discards what everyone has, but for some.
+
+The cursor in the log is what counts. Beside it each client has a list of the logs in which it has,
+or had, one; it lies elsewhere in a Redis Cluster, so a name may be there without a cursor.
+"""
+
+import asyncio
+import enum
+from collections.abc import Sequence
+
+from restmq.broker.commit import Committer
+from restmq.broker.keys import log_client, log_keys
+from restmq.broker.log import MAX_CLEARED, Logs
+from restmq.broker.log_entry import (
+    MAX_PAGE_BYTES,
+    MAX_PAGE_ENTRIES,
+    Entry,
+    Log,
+    Page,
+    check_name,
+    make_log,
+)
+from restmq.broker.log_groups import page_of
+from restmq.broker.log_ids import IdKind, id_of_number
+from restmq.broker.log_scripts import LogScripts
+from restmq.broker.scripts import command
+from restmq.errors import InvalidInput
+
+MAX_LOGS_OF_CLIENT = 10_000
+"""Logs in which one client may have a cursor."""
+
+KEPT_COUNT = 4096
+"""Entries that are kept though everyone has read them, if the reader says nothing else."""
+
+_LOGS_AT_ONCE = 64
+_BYTES_OF_LOG = 512 * 1024
+_BYTES_AT_ONCE = 32 * 1024 * 1024
+
+
+class Start(enum.Enum):
+    """Where a client begins to read; the values are those of ``log_cursor_set.lua``."""
+
+    EARLIEST = "earliest"
+    """Before the oldest entry that is still there."""
+    CURRENT = "current"
+    """Where its cursor is; without one, as LATEST."""
+    LATEST = "latest"
+    """After the last entry, so that only what comes later is read."""
+
+
+class Cursors:
+    """The cursors of all clients."""
+
+    def __init__(self, committer: Committer, scripts: LogScripts, logs: Logs) -> None:
+        self._committer = committer
+        self._scripts = scripts
+        self._logs = logs
+
+    async def set(self, log: Log, client: str, start: Start) -> int:
+        """Give a client a cursor, or move it; returns the number of the last entry it has read.
+
+        Raises ``InvalidInput`` for a bad name, and when the client has 10,000 others.
+        """
+        _check(log, client)
+        key = log_client(log.collection, client)
+        count, score = await asyncio.gather(
+            self._committer.submit(command("ZCARD", key)),
+            self._committer.submit(command("ZSCORE", key, log.name)),
+        )
+        if count >= MAX_LOGS_OF_CLIENT and score is None:
+            raise InvalidInput(f"a client may have cursors in {MAX_LOGS_OF_CLIENT} logs at most")
+        # First the list, so that no cursor is without its entry there.
+        _, cursor = await asyncio.gather(
+            self._committer.submit(command("ZADD", key, 0, log.name)),
+            self._committer.submit(self._scripts.set_cursor(log, client, start.value)),
+        )
+        return int(cursor)
+
+    async def read(
+        self,
+        log: Log,
+        client: str,
+        count: int,
+        *,
+        kept_count: int = KEPT_COUNT,
+        max_bytes: int = MAX_PAGE_BYTES,
+    ) -> Page | None:
+        """Read up to ``count`` entries beyond a client's cursor and move it there, at most once.
+
+        None if the client has no cursor. What everyone has read is discarded, but for the last
+        ``kept_count`` before the cursor that is behind all others. If the reply is lost with the
+        connection, or the caller is cancelled, so are these entries for this client.
+        """
+        if not 1 <= count <= MAX_PAGE_ENTRIES:
+            raise InvalidInput(f"between 1 and {MAX_PAGE_ENTRIES} entries can be read at once")
+        if kept_count < 0:
+            raise InvalidInput("the number of entries that are kept cannot be negative")
+        _check(log, client)
+        call = self._scripts.read_cursor(log, client, count, max_bytes, kept_count)
+        reply = await self._committer.submit(call)
+        return None if reply is None else page_of(0, reply)
+
+    async def remove(self, log: Log, client: str) -> bool:
+        """Take a client's cursor away; returns whether it had one.
+
+        Then all that the others have read is discarded; everything, if there are no others.
+        """
+        _check(log, client)
+        call = self._scripts.remove_cursor(log, client, MAX_CLEARED)
+        had_one, has_more, lowest = await self._committer.submit(call)
+        if has_more:
+            await self._logs.discard(log, id_of_number(lowest))
+        key = log_client(log.collection, client)
+        await self._committer.submit(command("ZREM", key, log.name))
+        return bool(had_one)
+
+    async def of_client(self, collection: str, client: str) -> dict[str, int]:
+        """Return where the client's cursors are, by the name of the log."""
+        logs = await self._logs_of(collection, client)
+        calls = [
+            command("ZSCORE", log_keys(log.collection, log.name).cursors, client) for log in logs
+        ]
+        scores = await asyncio.gather(*(self._committer.submit(call) for call in calls))
+        return {
+            log.name: int(float(score))
+            for log, score in zip(logs, scores, strict=True)
+            if score is not None
+        }
+
+    async def read_all(
+        self, collection: str, client: str, count: int, *, kept_count: int = KEPT_COUNT
+    ) -> dict[str, list[Entry]]:
+        """Read as ``read`` in every log where the client has a cursor; those with nothing are left
+        out, and so are some when what was read becomes too much: they are read the next time.
+        """
+        found: dict[str, list[Entry]] = {}
+        logs = await self._logs_of(collection, client)
+        size_bytes = 0
+        for at in range(0, len(logs), _LOGS_AT_ONCE):
+            some = logs[at : at + _LOGS_AT_ONCE]
+            for log, page in zip(
+                some, await self._read(some, client, count, kept_count), strict=True
+            ):
+                if page is not None and page.entries:
+                    found[log.name] = page.entries
+                    size_bytes += sum(len(entry.record) for entry in page.entries)
+            if size_bytes >= _BYTES_AT_ONCE:
+                break
+        return found
+
+    async def _read(
+        self, logs: Sequence[Log], client: str, count: int, kept_count: int
+    ) -> list[Page | None]:
+        return await asyncio.gather(
+            *(
+                self.read(log, client, count, kept_count=kept_count, max_bytes=_BYTES_OF_LOG)
+                for log in logs
+            )
+        )
+
+    async def of_log(self, log: Log, offset: int = 0, limit: int = 1000) -> list[tuple[str, int]]:
+        """Return a page of the clients with a cursor in the log and where it is, lowest first."""
+        key = log_keys(log.collection, log.name).cursors
+        reply = await self._committer.submit(
+            command("ZRANGE", key, offset, offset + limit - 1, "WITHSCORES")
+        )
+        # Pairs, or one row, by the version of the protocol that the connection speaks.
+        is_paired = bool(reply) and isinstance(reply[0], list)
+        pairs = reply if is_paired else zip(reply[::2], reply[1::2], strict=True)
+        return [(member.decode(), int(float(score))) for member, score in pairs]
+
+    async def remove_client(self, collection: str, client: str) -> bool:
+        """Take all cursors of a client away; returns whether it had any."""
+        logs = await self._logs_of(collection, client)
+        return any([await self.remove(log, client) for log in logs])
+
+    async def _logs_of(self, collection: str, client: str) -> list[Log]:
+        check_name(client, "client")
+        names = await self._committer.submit(
+            command("ZRANGE", log_client(collection, client), 0, -1)
+        )
+        return [make_log(collection, name.decode(), IdKind.NUMBER) for name in names]
+
+
+def _check(log: Log, client: str) -> None:
+    check_name(client, "client")
+    if log.ids is not IdKind.NUMBER:
+        raise InvalidInput("only a log that counts has cursors")

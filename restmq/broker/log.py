@@ -1,0 +1,401 @@
+"""The log engine: ordered, retained sets of entries that are read by position, never consumed.
+
+One engine serves three kinds of users, and has few concepts:
+
+    log         entries in the order of their ids; lies in one slot of a Redis Cluster
+    id          8 or 16 bytes, a number or a UUID of version 1 (``log_ids.py``)
+    partition   0 to 255: a log may be divided; an id belongs to one partition, and so does a read
+    path        where an entry belongs, ``/a/b``: a read may ask for a path, its ancestors, or all
+                below it, and gets them in the order of their ids
+    position    an id, be there such an entry or not; a read begins there, either way
+    cursor      a client's position, kept in the log (``cursors.py``)
+
+How they are used:
+
+    Queuey      a queue is one log of times, with the queue's partitions as its own and the queue's
+                metadata as its attributes; so one call stores a batch for several partitions, all
+                or nothing, and deleting a queue is one step. A PUT stores under any id.
+    RSE         all events of all channels are in one log of numbers, a channel is a path. One place
+                gives the numbers and makes the events visible in the same step, whatever the number
+                of nodes, so nobody can miss one. The price: in a Redis Cluster, RSE as a whole
+                lives on one node. An event with n segments is listed n + 1 times, so that reading a
+                path, or all below it, costs the same with one channel as with 100,000.
+    rivulet     a channel is one log of numbers with cursors in it.
+
+How it is stored (``lua/log_common.lua`` has the details): a hash of records, and one sorted set in
+byte order, since neither 128 bits nor times of UUIDs fit a float score, and a Redis stream takes
+nothing older than its newest. The set has sections: all entries, entries by path, and what expires
+when. The last are runs of entries that were appended together to expire together, so a batch costs
+one member and not one for each. Two keys a log, in Redis's compact form while all is small. With
+its places in registry and schedule, a queue with attributes and one message of 100 bytes takes
+1,180 bytes (measured with 200,000 of them), and one of 10 bytes 830.
+
+Ids are given inside the script, so whatever the nodes' clocks say: numbers follow the last one, and
+times are Redis's own or, if that has stepped back, follow the last one as well. What expires is
+invisible from that moment, and leaves Redis by itself soon after.
+
+Everything is bounded: pages by count and bytes, calls by the entries that they clear or discard.
+"""
+
+import asyncio
+import math
+import struct
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+from restmq.broker.commit import Committer
+from restmq.broker.keys import log_keys, log_registry
+from restmq.broker.log_entry import (
+    MAX_PAGE_BYTES,
+    Appended,
+    Entry,
+    EntryKey,
+    Log,
+    LogInfo,
+    NewEntry,
+    Page,
+    Query,
+    check_keys,
+    check_partition,
+    check_query,
+    check_ttl,
+    make_log,
+    pack_entry,
+)
+from restmq.broker.log_groups import AppendGroup, ReadGroup, Registration
+from restmq.broker.log_ids import IdKind, number_of_id
+from restmq.broker.log_scripts import LogScripts, append_words
+from restmq.broker.schedule import Schedule
+from restmq.broker.scripts import Argument, Reply, command
+from restmq.errors import InvalidInput, NotFound
+
+KIND = "log"
+"""What the schedule knows logs by."""
+
+MAX_ENTRIES = 10_000
+"""Entries that one operation may append."""
+
+MAX_CLEARED = 2000
+"""Expired entries that one call clears away."""
+
+MAX_KNOWN_LOGS = 100_000
+"""Logs that a node remembers to be registered; beyond that it forgets and registers again."""
+
+_NOTED_SHARE = 0.25
+_LONGEST_NOTED_SECONDS = 1.0
+_GRAINS = 16
+_LONGEST_GRAIN_SECONDS = 3600.0
+_DOUBLE = struct.Struct(">d")
+
+Answer = TypeVar("Answer")
+
+
+class Logs:
+    """All logs, as one node sees them.
+
+    Every method may raise ``Unavailable``, and ``InvalidInput`` for what cannot be stored or asked.
+    """
+
+    def __init__(self, committer: Committer, scripts: LogScripts, schedule: Schedule) -> None:
+        self._committer = committer
+        self._scripts = scripts
+        self._schedule = schedule
+        self._loop = asyncio.get_running_loop()
+        self._known: set[str] = set()
+        """Keys of logs that are registered."""
+        self._noted: dict[tuple[str, float], float] = {}
+        """Until when an entry with that time to live needs no note of its own."""
+        schedule.on_due(KIND, self._visit)
+
+    def append(
+        self, log: Log, entry: NewEntry, *, must_exist: bool = False
+    ) -> asyncio.Future[Appended]:
+        """Append one entry; the future gives its id. See ``append_all``."""
+        value, ttl_seconds, partition, source, path = entry
+        check_ttl(ttl_seconds)
+        check_partition(partition)
+        packed = pack_entry(value, source, path)
+        group = self._group(log, must_exist, (ttl_seconds,), len(packed))
+        future: asyncio.Future[Appended] = self._loop.create_future()
+        group.append(append_words(partition, ttl_seconds, packed), future)
+        return future
+
+    def append_all(
+        self, log: Log, entries: Sequence[NewEntry], *, must_exist: bool = False
+    ) -> asyncio.Future[list[Appended]]:
+        """Append up to 10,000 entries, all or none; the future gives their ids, in their order.
+
+        All appends to one log that arrive in one round trip are one call. ``must_exist``: the log
+        must have been given attributes, else ``NotFound``; without it the log comes into being.
+        """
+        if len(entries) > MAX_ENTRIES:
+            raise InvalidInput(f"at most {MAX_ENTRIES} entries can be appended at once")
+        words: list[Argument] = []
+        size_bytes, ttls = 0, set()
+        for entry in entries:
+            check_ttl(entry.ttl_seconds)
+            check_partition(entry.partition)
+            packed = pack_entry(entry.value, entry.source, entry.path)
+            words += append_words(entry.partition, entry.ttl_seconds, packed)
+            size_bytes += len(packed)
+            ttls.add(entry.ttl_seconds)
+        future: asyncio.Future[list[Appended]] = self._loop.create_future()
+        if not entries:
+            future.set_result([])
+            return future
+        group = self._group(log, must_exist, ttls, size_bytes)
+        group.append_all(words, len(entries), future)
+        return future
+
+    def _group(
+        self, log: Log, must_exist: bool, ttls: Iterable[float | None], size_bytes: int
+    ) -> AppendGroup:
+        """Return the call that takes what is appended now, after what must go before it."""
+        for ttl_seconds in ttls:
+            self._note(log, ttl_seconds)
+        group = self._committer.group(
+            (log.key, must_exist),
+            lambda: AppendGroup(self._scripts, log, must_exist, lambda: self._register(log)),
+            size_bytes,
+        )
+        if not must_exist and log.key not in self._known and group.registration is None:
+            group.registration = self._register(log)
+        return group
+
+    async def put(
+        self,
+        log: Log,
+        keys: Sequence[EntryKey],
+        value: bytes,
+        *,
+        ttl_seconds: float | None = None,
+        source: bytes = b"",
+        path: bytes = b"",
+        must_exist: bool = False,
+    ) -> None:
+        """Store one value under each of the keys, in place of what is there, or as a new entry.
+
+        Its time to live counts from now. ``must_exist``: as in ``append_all``.
+        """
+        check_ttl(ttl_seconds)
+        check_keys(log, keys)
+        packed = pack_entry(value, source, path)
+        if not keys:
+            return
+        self._note(log, ttl_seconds)
+        call = self._scripts.put(log, _unique(keys), packed, ttl_seconds, must_exist)
+        operations = [self._committer.submit(call)]
+        if not must_exist:
+            operations.append(self._register(log))
+        if not (await asyncio.gather(*operations))[0]:
+            raise NotFound(f"there is no {log.name!r}")
+
+    async def read(self, log: Log, query: Query) -> Page:
+        """Read one page. It is not complete as long as there may be more to read at once."""
+        check_query(log, query)
+        page = await self._read_once(log, query)
+        entries, size_bytes = page.entries, _size(page.entries)
+        # A call looks at so many entries; those that are left out or have expired may be more.
+        while not page.is_complete and len(entries) < query.limit and size_bytes < query.max_bytes:
+            query_rest = query._replace(
+                start=page.position,
+                inclusive=False,
+                limit=query.limit - len(entries),
+                max_bytes=query.max_bytes - size_bytes,
+            )
+            page = await self._read_once(log, query_rest)
+            entries = entries + page.entries
+            size_bytes += _size(page.entries)
+        return page._replace(entries=entries)
+
+    def _read_once(self, log: Log, query: Query) -> asyncio.Future[Page]:
+        group = self._committer.group(
+            (log.key, query), lambda: ReadGroup(self._scripts, log, query)
+        )
+        future: asyncio.Future[Page] = self._loop.create_future()
+        group.append(future)
+        return future
+
+    async def get(self, log: Log, keys: Sequence[EntryKey]) -> list[Entry | None]:
+        """Read up to 1,000 entries by their keys, in the order asked for; None: not there."""
+        check_keys(log, keys)
+        found: list[Entry | None] = []
+        while len(found) < len(keys):
+            rest = keys[len(found) :]
+            records = await self._committer.submit(self._scripts.get(log, rest, MAX_PAGE_BYTES))
+            found += [
+                None if record is None else Entry(key.partition, key.id, record)
+                for key, record in zip(rest, records, strict=False)
+            ]
+        return found
+
+    async def remove(self, log: Log, keys: Sequence[EntryKey]) -> int:
+        """Remove up to 1,000 entries by their keys; returns how many there were."""
+        check_keys(log, keys)
+        if not keys:
+            return 0
+        removed: int = await self._committer.submit(self._scripts.remove(log, _unique(keys)))
+        return removed
+
+    async def discard(self, log: Log, through: bytes | None, partition: int = 0) -> int:
+        """Remove the oldest entries of a partition, up to and including an id (None: all).
+
+        Returns how many went. It takes as many steps as it needs; others work in between.
+        """
+        check_partition(partition)
+        discarded, has_more = 0, True
+        while has_more:
+            call = self._scripts.discard(log, partition, through, MAX_CLEARED)
+            count, has_more = await self._committer.submit(call)
+            discarded += count
+        return discarded
+
+    async def count(self, log: Log, partitions: Sequence[int] = (0,)) -> list[int]:
+        """Count the entries of each of the partitions, expired ones not among them."""
+        for partition in partitions:
+            check_partition(partition)
+
+        def ask() -> Awaitable[Reply]:
+            return self._committer.submit(self._scripts.count(log, partitions, MAX_CLEARED))
+
+        return list(await _until_cleared(ask))
+
+    async def id_at_offset(self, log: Log, offset: int, partition: int = 0) -> bytes | None:
+        """Return the id of the entry at an offset from the oldest (0), or the newest (-1)."""
+        return await self._locate(log, partition, "offset", offset)
+
+    async def id_at_time(self, log: Log, seconds: float, partition: int = 0) -> bytes | None:
+        """Return the id of the first entry that was appended at that time or later.
+
+        Times are seconds since the epoch on Redis's clock. This is for logs that count; in logs of
+        times, ``first_id_at`` and ``last_id_at`` are positions for any time.
+        """
+        return await self._locate(log, partition, "published", seconds)
+
+    async def _locate(self, log: Log, partition: int, by: str, value: float) -> bytes | None:
+        check_partition(partition)
+
+        def ask() -> Awaitable[Reply]:
+            call = self._scripts.locate(log, partition, by, value, MAX_CLEARED)
+            return self._committer.submit(call)
+
+        return (await _until_cleared(ask))[0] or None
+
+    async def last_number(self, log: Log) -> int:
+        """Return the last number given in a log that counts, be it still there or not; 0: none."""
+        keys = log_keys(log.collection, log.name)
+        last = await self._committer.submit(command("HGET", keys.entries, "last"))
+        return number_of_id(last[:8]) if last else 0
+
+    async def info(self, log: Log) -> LogInfo | None:
+        """Return what the log was given beside its entries; None if it was given nothing."""
+        keys = log_keys(log.collection, log.name)
+        return _info(await self._committer.submit(command("HGET", keys.entries, "attributes")))
+
+    async def set_attributes(
+        self, log: Log, attributes: bytes, expected: bytes | None
+    ) -> LogInfo | None:
+        """Give the log attributes in place of those expected (None: it has none, and may be new).
+
+        Returns what it has now; None if it had others than expected, and then nothing was changed.
+        """
+        call = self._scripts.set_attributes(log, attributes, expected)
+        if expected is not None:
+            return _info(await self._committer.submit(call))
+        # Before, so that every log is listed; after, because a deletion may come between.
+        _, reply = await asyncio.gather(self._register(log), self._committer.submit(call))
+        if reply is not None:
+            await self._register(log)
+        return _info(reply)
+
+    async def delete(self, log: Log) -> bool:
+        """Delete the log with all that is in it; returns whether there was anything.
+
+        A log that counts goes on with its numbers if it comes into being again.
+        """
+        self._known.discard(log.key)
+        # In this order: whoever finds the log empty after this lists it again.
+        await self._committer.submit(command("ZREM", log_registry(log.collection), log.name))
+        return bool(await self._committer.submit(self._scripts.delete(log)))
+
+    async def names(
+        self, collection: str, start: str = "", *, inclusive: bool = False, limit: int = 1000
+    ) -> list[str]:
+        """Return up to ``limit`` names of a collection's logs in byte order, from ``start`` on.
+
+        A log that is being made or deleted may be among them already, or still.
+        """
+        lower = f"{'[' if inclusive else '('}{start}" if start else "-"
+        registry = log_registry(collection)
+        words = ("ZRANGEBYLEX", registry, lower, "+", "LIMIT", 0, limit)
+        return [name.decode() for name in await self._committer.submit(command(*words))]
+
+    def _register(self, log: Log) -> Registration:
+        """See to it that the log is listed, and remember that it is."""
+        call = command("ZADD", log_registry(log.collection), 0, log.name)
+        future = self._committer.submit(call, is_admitted=True)
+
+        def remember(future: Registration) -> None:
+            if not future.cancelled() and future.exception() is None:
+                if len(self._known) >= MAX_KNOWN_LOGS:
+                    self._known.clear()
+                self._known.add(log.key)
+
+        future.add_done_callback(remember)
+        return future
+
+    def _note(self, log: Log, ttl_seconds: float | None) -> None:
+        """Have the log visited when an entry that is stored now expires."""
+        if ttl_seconds is None:
+            return
+        # A visit finds out what is due next, so what follows an entry soon is covered by its note.
+        key, now = (log.key, ttl_seconds), self._loop.time()
+        if self._noted.get(key, 0.0) > now:
+            return
+        if len(self._noted) >= MAX_KNOWN_LOGS:
+            self._noted.clear()
+        self._noted[key] = now + min(ttl_seconds * _NOTED_SHARE, _LONGEST_NOTED_SECONDS)
+        self._schedule.note(KIND, log.key, ttl_seconds, _grain_seconds(ttl_seconds))
+
+    async def _visit(self, name: str) -> float | None:
+        kind, collection, own_name = name.split("/", 2)
+        log = make_log(collection, own_name, IdKind[kind])
+        now, deadline = await self._committer.submit(
+            self._scripts.visit(log, MAX_CLEARED), is_admitted=True
+        )
+        if not deadline:
+            return None
+        ahead_seconds = float(deadline) - float(now)
+        if ahead_seconds <= 0:
+            return float(now) + 0.01  # an entry of its own in the schedule
+        grain_seconds = _grain_seconds(ahead_seconds)
+        return math.ceil(float(deadline) / grain_seconds) * grain_seconds
+
+
+async def _until_cleared(ask: Callable[[], Awaitable[Reply]]) -> Reply:
+    """Ask until no expired entries are in the way, and return the answer."""
+    has_expired, *answer = await ask()
+    while has_expired:
+        has_expired, *answer = await ask()
+    return answer
+
+
+def _grain_seconds(ahead_seconds: float) -> float:
+    """Return how exactly a deadline is kept: the longer ahead, the fewer visits for many of them.
+
+    The result is a power of two, so that deadlines of about the same distance share their visits.
+    """
+    grain = 2.0 ** math.floor(math.log2(max(ahead_seconds / _GRAINS, 0.25)))
+    return min(grain, _LONGEST_GRAIN_SECONDS)
+
+
+def _info(reply: bytes | None) -> LogInfo | None:
+    return None if reply is None else LogInfo(_DOUBLE.unpack_from(reply)[0], reply[8:])
+
+
+def _size(entries: Sequence[Entry]) -> int:
+    return sum(len(entry.record) for entry in entries)
+
+
+def _unique(keys: Sequence[EntryKey]) -> list[EntryKey]:
+    return list(dict.fromkeys(keys))

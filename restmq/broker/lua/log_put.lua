@@ -1,0 +1,44 @@
+-- log_put.lua: stores one entry under each of several ids, in place of what was there.
+--
+-- ARGV   [4] '1' if the log must have been given attributes
+--        [5] ttl in seconds ('' = none)  [6] packed entry  [7...] fields
+-- reply  1, or 0 if the log must exist and does not
+-- cost   O(log n) a field
+
+if ARGV[4] == '1' and not exists() then return 0 end
+
+local now = clock()
+clear_expired(now)
+local expires = ARGV[5] == '' and 0 or now + tonumber(ARGV[5])
+local record = struct.pack('>dd', now, expires) .. ARGV[6]
+local path = path_of(record)
+local fields, members, records = {}, {}, {}
+for index = 7, #ARGV do
+  local field = ARGV[index]
+  fields[#fields + 1] = field
+  records[#records + 1] = field
+  records[#records + 1] = record
+  members[#members + 1] = '0'
+  members[#members + 1] = 'e' .. field
+  list_paths(members, field, path, '0')
+  if expires > 0 then
+    members[#members + 1] = '0'
+    members[#members + 1] = run_member(expires, field, field)
+  end
+end
+read_in_steps(fields, remove)
+call_chunked('ZADD', ORDER, members)
+call_chunked('HSET', ENTRIES, records)
+-- No number may be given that somebody has used already; times are made unique by their second half.
+if ID_LENGTH == 8 then
+  local high, low, published = read_last()
+  for _, field in ipairs(fields) do
+    local field_high, field_low = struct.unpack('>I4I4', string.sub(field, 2))
+    if field_high > high or field_high == high and field_low > low then
+      high, low = field_high, field_low
+    end
+  end
+  write_last(high, low, published)
+end
+wake(path)
+return 1

@@ -1,0 +1,232 @@
+"""A worker: takes leased messages from a stream, does something with each, and settles them.
+
+One thread reads the stream, so many others do the work, and the main thread waits for what
+ends it: a signal, an error, or enough messages. What was not settled goes back to the queue when
+the stream is closed, which therefore comes last.
+"""
+
+import queue
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Protocol
+
+from restmq.cli_common import say
+from restmq.errors import RestMQError, StaleReceipt, Unavailable
+from restmq.http_client import HttpClient, one_line
+from restmq.http_leases import Settler
+from restmq.http_stream import MessageStream
+
+SETTLE_SECONDS = 10.0
+"""How long a server that is away is asked again to settle a lease."""
+
+SETTLE_PAUSE_SECONDS = 0.25
+CUT_SECONDS = 2.0
+"""What is cut short may take so long to end by itself."""
+
+LEAVE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One leased message, and the connection whose end gives it back."""
+
+    message: dict[str, object]
+    connection: int
+
+    @property
+    def key(self) -> str:
+        """The key of the message."""
+        return str(self.message.get("key"))
+
+    @property
+    def receipt(self) -> str:
+        """What settles it."""
+        return str(self.message.get("receipt"))
+
+
+class Work(Protocol):
+    """What is done with each message, on several threads at once."""
+
+    def do(self, settler: Settler, delivery: Delivery) -> bool:
+        """Do it, and return whether the message is done; a failure is told here."""
+
+    def cut(self, force: bool) -> None:
+        """Have what is being done end soon; ``force`` when it did not."""
+
+
+class _Event(Enum):
+    STOP = auto()
+    JOB_ENDED = auto()
+
+
+@dataclass
+class Worker:
+    """Works until a signal, an error, or ``count`` messages, then finishes what it began.
+
+    ``jobs_count`` messages at once. One that failed goes back after ``retry_delay_seconds``.
+    After a signal, work may take ``grace_seconds`` to finish; a second signal cuts that short.
+    """
+
+    stream: MessageStream
+    work: Work
+    jobs_count: int
+    count: int | None
+    retry_delay_seconds: float
+    grace_seconds: float
+    _events: "queue.SimpleQueue[_Event | Exception]" = field(
+        default_factory=queue.SimpleQueue, init=False
+    )
+    _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
+    _waiting: deque[Delivery] = field(default_factory=deque, init=False)
+    _begun_count: int = field(default=0, init=False)
+    _running_count: int = field(default=0, init=False)
+    _draining: bool = field(default=False, init=False)
+    _cut: threading.Event = field(default_factory=threading.Event, init=False)
+
+    def run(self) -> None:
+        """Work; raises what ended it, if that was an error. Only for the main thread."""
+        # A daemon, since nothing can wake it while it connects to a server that does not answer.
+        reader = threading.Thread(target=self._read, name="stream", daemon=True)
+        jobs = [threading.Thread(target=self._job, name=f"job {n}") for n in range(self.jobs_count)]
+        self._running_count = len(jobs)
+        failure: Exception | None = None
+        with _signals(self._stop):
+            for thread in (reader, *jobs):
+                thread.start()
+            while self._running_count and failure is None:
+                event = self._events.get()
+                if isinstance(event, Exception):
+                    failure = event
+                elif event is _Event.STOP:
+                    break
+                else:
+                    self._running_count -= 1
+            self._drain()
+        for job in jobs:
+            job.join()
+        self.stream.stop()
+        reader.join(LEAVE_SECONDS)
+        if failure is not None:
+            raise failure
+
+    def _stop(self) -> None:
+        # May run inside of a signal handler, where only this queue is safe to use.
+        self._events.put(_Event.STOP)
+
+    def _read(self) -> None:
+        try:
+            for message in self.stream.messages():
+                self._put(Delivery(message, self.stream.connections_count))
+            self._stop()
+        except Exception as error:
+            self._events.put(error)
+
+    def _put(self, delivery: Delivery) -> None:
+        terms = self.stream.lease
+        with self._changed:
+            while self._waiting and self._waiting[0].connection != delivery.connection:
+                self._waiting.popleft()
+            if terms is not None and len(self._waiting) >= terms.prefetch:
+                raise RestMQError("the server sends more messages than were asked for")
+            self._waiting.append(delivery)
+            self._changed.notify()
+
+    def _job(self) -> None:
+        try:
+            with HttpClient(self.stream.client.address) as client:
+                settler = Settler(client)
+                while (delivery := self._next()) is not None:
+                    self._settle(settler, delivery, self.work.do(settler, delivery))
+        except Exception as error:
+            self._events.put(error)
+        finally:
+            self._events.put(_Event.JOB_ENDED)
+
+    def _next(self) -> Delivery | None:
+        """Wait for a message to begin with; None when there shall be no more."""
+        with self._changed:
+            while not self._draining and (self.count is None or self._begun_count < self.count):
+                while self._waiting:
+                    delivery = self._waiting.popleft()
+                    if delivery.connection == self.stream.connections_count:
+                        self._begun_count += 1
+                        if self._begun_count == self.count:
+                            self._changed.notify_all()
+                        return delivery
+                self._changed.wait()
+            return None
+
+    def _settle(self, settler: Settler, delivery: Delivery, is_done: bool) -> None:
+        if not is_done and self._cut.is_set():
+            return  # it did not fail; the end of the stream gives it back
+        receipt = delivery.receipt
+        try:
+            if is_done:
+                self._patiently(lambda: _ack(settler, receipt))
+            else:
+                self._patiently(lambda: settler.release(receipt, self.retry_delay_seconds))
+        except (StaleReceipt, Unavailable) as error:
+            what = "was done, but is delivered again" if is_done else "was not given back"
+            say(f"{one_line(delivery.key)} {what}, unless it was settled already: {error}")
+
+    def _patiently(self, settle: Callable[[], object]) -> None:
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            try:
+                settle()
+                return
+            except Unavailable:
+                if time.monotonic() >= deadline or self._cut.wait(SETTLE_PAUSE_SECONDS):
+                    raise
+
+    def _drain(self) -> None:
+        """Begin nothing more, and see the end of what was begun, or cut it short."""
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+        if self._jobs_end_within(self.grace_seconds):
+            return
+        say("cutting short what still runs; its messages go back to the queue")
+        self._cut.set()
+        self.work.cut(force=False)
+        if not self._jobs_end_within(CUT_SECONDS):
+            self.work.cut(force=True)
+
+    def _jobs_end_within(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while self._running_count:
+            try:
+                event = self._events.get(timeout=max(deadline - time.monotonic(), 0))
+            except queue.Empty:
+                return False
+            if event is _Event.STOP:
+                return False
+            if isinstance(event, Exception):
+                say(one_line(str(event)))
+            else:
+                self._running_count -= 1
+        return True
+
+
+def _ack(settler: Settler, receipt: str) -> None:
+    (outcome,) = settler.ack([receipt])
+    if isinstance(outcome, RestMQError):
+        raise outcome
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` when the program is told to end."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    former = [signal.signal(number, lambda *_: stop()) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, former, strict=True):
+            signal.signal(number, handler)

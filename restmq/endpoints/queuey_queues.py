@@ -1,0 +1,242 @@
+"""Queuey's queues on the log engine: one log each, whose attributes are the queue's settings."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from restmq.broker.log import Logs
+from restmq.broker.log_entry import Appended, Log, LogInfo, NewEntry, make_log
+from restmq.broker.log_ids import IdKind
+from restmq.endpoints.queuey_fields import (
+    MAX_NAME_CHARACTERS,
+    BadField,
+    Draft,
+    PostedMessage,
+    QueueSettings,
+    apply_change,
+    check_number,
+    posted_message,
+)
+from restmq.errors import NotFound
+
+PAGE_NAMES = 1000
+"""Queues that are listed in one step."""
+
+MAX_REMEMBERED = 20_000
+"""Queues whose settings a node remembers between posts."""
+
+REMEMBERED_SECONDS = 1.0
+"""For how long: a queue may be deleted elsewhere, and made again with fewer partitions."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(QueueSettings).decode
+
+
+class NoSuchQueue(NotFound):
+    """The application has no queue of that name."""
+
+    field = "InvalidQueueName"
+
+
+class Queue(NamedTuple):
+    """A queue as it was found."""
+
+    name: str
+    settings: QueueSettings
+    created: float
+    """Seconds since the epoch."""
+
+    @staticmethod
+    def of(log: Log, info: LogInfo) -> "Queue":
+        """Read what the log was given."""
+        return Queue(log.name, _decode(info.attributes), info.created)
+
+
+class RememberedQueue(NamedTuple):
+    """What a node knows of a queue for a while."""
+
+    log: Log
+    partitions: int
+    until: float
+
+    def choose(self, partition: int | None, field: str) -> int:
+        """Return the partition that is asked for, else any; raises BadField under ``field``."""
+        count = self.partitions
+        if partition is None:
+            return 1 if count == 1 else random.randint(1, count)  # noqa: S311 - keeps no secret
+        if not 1 <= partition <= count:
+            check_number(field, partition, 1, count)
+        return partition
+
+
+class QueueyQueues:
+    """The queues of all applications. Every method may raise ``Unavailable``."""
+
+    def __init__(self, logs: Logs) -> None:
+        self._logs = logs
+        self._remembered: dict[tuple[str, str], RememberedQueue] = {}
+        self._clock = asyncio.get_running_loop().time
+
+    @staticmethod
+    def log_of(application: str, name: str) -> Log:
+        """Return the log of a queue; raises NoSuchQueue for a name that no queue can have."""
+        if len(name) > MAX_NAME_CHARACTERS:
+            raise NoSuchQueue(f"Queue name longer than {MAX_NAME_CHARACTERS} characters.")
+        return make_log(collection_of(application), name, IdKind.TIME)
+
+    async def find(self, log: Log) -> Queue:
+        """Return the queue as it is now; raises NoSuchQueue."""
+        info = await self._logs.info(log)
+        if info is None:
+            raise no_such_queue()
+        return Queue.of(log, info)
+
+    async def create(self, log: Log, change: dict[str, Any]) -> Queue:
+        """Make the queue, or change it if there is one; raises InvalidUpdate."""
+        self.forget(log)
+        while True:
+            settings = QueueSettings(**change)
+            info = await self._logs.set_attributes(log, _encode(settings), None)
+            if info is not None:
+                return Queue.of(log, info)
+            try:
+                return await self.update(log, change)
+            except NoSuchQueue:
+                continue  # somebody deleted it in between
+
+    async def update(self, log: Log, change: dict[str, Any]) -> Queue:
+        """Change the settings that are given; raises NoSuchQueue and InvalidUpdate."""
+        while True:
+            info = await self._logs.info(log)
+            if info is None:
+                raise no_such_queue()
+            queue = Queue.of(log, info)
+            settings = apply_change(queue.settings, change)
+            if settings == queue.settings:
+                return queue
+            changed = await self._logs.set_attributes(log, _encode(settings), info.attributes)
+            if changed is not None:
+                return Queue.of(log, changed)
+
+    async def delete(self, log: Log) -> None:
+        """Delete the queue with all its messages."""
+        await self._logs.delete(log)
+        self.forget(log)
+
+    async def post(
+        self, application: str, name: str, drafts: Sequence[Draft], *, is_batch: bool
+    ) -> list[PostedMessage]:
+        """Store messages, all or none.
+
+        Raises NoSuchQueue, and BadField for a partition that the queue does not have. It is one
+        step if this node remembers the queue; what may rest on old news is tried again on new.
+        """
+        queue = self.recall(application, name)
+        if queue is not None:
+            try:
+                return await self._append_all(queue, drafts, is_batch)
+            except (NotFound, BadField):
+                self.forget(queue.log)
+        log = self.log_of(application, name)
+        while True:
+            queue = self._remember(log, (await self.find(log)).settings)
+            try:
+                return await self._append_all(queue, drafts, is_batch)
+            except NotFound:
+                continue  # gone in between, and so it will not be found again
+
+    def recall(self, application: str, name: str) -> RememberedQueue | None:
+        """Return the queue if this node has posted to it a moment ago."""
+        queue = self._remembered.get((collection_of(application), name))
+        return queue if queue is not None and self._clock() < queue.until else None
+
+    def _remember(self, log: Log, settings: QueueSettings) -> RememberedQueue:
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.clear()
+        until = self._clock() + REMEMBERED_SECONDS
+        queue = RememberedQueue(log, settings.partitions, until)
+        self._remembered[log.collection, log.name] = queue
+        return queue
+
+    def forget(self, log: Log) -> None:
+        """Ask anew before the next post."""
+        self._remembered.pop((log.collection, log.name), None)
+
+    def append(self, queue: RememberedQueue, draft: Draft) -> "asyncio.Future[Appended]":
+        """Store one message whose partition is chosen; the future may raise NotFound."""
+        entry = NewEntry(draft.body.encode(), draft.ttl, draft.partition or 1)
+        return self._logs.append(queue.log, entry, must_exist=True)
+
+    async def _append_all(
+        self, queue: RememberedQueue, drafts: Sequence[Draft], is_batch: bool
+    ) -> list[PostedMessage]:
+        entries = []
+        for index, draft in enumerate(drafts):
+            field = f"{index}.partition" if is_batch else "partition"
+            partition = queue.choose(draft.partition, field)
+            entries.append(NewEntry(draft.body.encode(), draft.ttl, partition))
+        appended = await self._logs.append_all(queue.log, entries, must_exist=True)
+        return [
+            posted_message(each.id, entry.partition)
+            for each, entry in zip(appended, entries, strict=True)
+        ]
+
+    async def listed(
+        self, application: str, start: str, limit: int | None, *, details: bool, counted: bool
+    ) -> AsyncIterator[list[dict[str, object]]]:
+        """Yield the queues of an application by name, from ``start`` on, some at a time.
+
+        ``details``: their settings as well; ``counted``: and how many messages they have.
+        """
+        collection, inclusive = collection_of(application), True
+        while limit is None or limit > 0:
+            size = PAGE_NAMES if limit is None else min(limit, PAGE_NAMES)
+            names = await self._logs.names(collection, start, inclusive=inclusive, limit=size)
+            if details:
+                described = await asyncio.gather(
+                    *(self._describe(application, name, counted) for name in names)
+                )
+                found = [each for each in described if each is not None]
+            else:
+                found = [{"queue_name": name} for name in names]
+            yield found
+            if len(names) < size:
+                return
+            start, inclusive = names[-1], False
+            limit = None if limit is None else limit - len(found)
+
+    async def _describe(
+        self, application: str, name: str, counted: bool
+    ) -> dict[str, object] | None:
+        log = make_log(collection_of(application), name, IdKind.TIME)
+        info = await self._logs.info(log)
+        if info is None:  # it is being deleted
+            return None
+        settings = Queue.of(log, info).settings
+        described: dict[str, object] = {
+            "queue_name": name,
+            "partitions": settings.partitions,
+            "application": application,
+            "created": info.created,
+            "type": settings.type,
+            "consistency": settings.consistency,
+        }
+        if settings.principles is not None:
+            described["principles"] = settings.principles
+        if counted:
+            partitions = range(1, settings.partitions + 1)
+            described["count"] = sum(await self._logs.count(log, partitions))
+        return described
+
+
+def collection_of(application: str) -> str:
+    """Name the collection of an application's logs."""
+    return f"queuey:{application}"
+
+
+def no_such_queue() -> NoSuchQueue:
+    """Make the error that says so."""
+    return NoSuchQueue("Queue of that name was not found.")
