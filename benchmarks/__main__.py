@@ -17,11 +17,12 @@ from rich.console import Console
 from benchmarks import machine, report
 from benchmarks.delivery_rows import DELIVERY_ROWS
 from benchmarks.harness import CHECKOUT, Bench, BenchmarkError, raise_file_limit
+from benchmarks.log_rows import LOG_ROWS
 from benchmarks.report import RowResult
 from benchmarks.rows import BASIC_ROWS, Row
 from benchmarks.servers import Server
 
-ROWS: tuple[type[Row], ...] = (*BASIC_ROWS, *DELIVERY_ROWS)
+ROWS: tuple[type[Row], ...] = (*BASIC_ROWS, *DELIVERY_ROWS, *LOG_ROWS)
 DISTURBED_CPU_SHARE = 0.10
 INTERRUPTED = 130
 REPORT_COLUMNS = 130
@@ -54,6 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--burst", type=int, default=50, help="messages in a burst (50)")
     parser.add_argument("--idle-connections", type=int, default=2000, help="for idle (2000)")
     parser.add_argument("--queues", type=int, default=200_000, help="for queues (200000)")
+    parser.add_argument(
+        "--queuey-queues", type=int, default=1_000_000, help="for queuey-queues (1000000)"
+    )
     parser.add_argument("--server-core", type=int, default=cores[0], help="core of the server")
     parser.add_argument("--client-core", type=int, default=cores[-1], help="core of the load")
     return parser
@@ -135,6 +139,7 @@ def make_bench(options: argparse.Namespace, directory: Path) -> Bench:
         burst=options.burst,
         idle_connections=options.idle_connections,
         queues=options.queues,
+        queuey_queues=options.queuey_queues,
         server_core=options.server_core,
         client_core=options.client_core,
     )

@@ -44,6 +44,7 @@ class Bench:
     burst: int
     idle_connections: int
     queues: int
+    queuey_queues: int
     server_core: int
     client_core: int
     notes: list[str] = field(default_factory=list)

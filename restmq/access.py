@@ -48,6 +48,7 @@ class Section(StrEnum):
     CONSUMER = "rest:consumer"
     COMET = "comet:consumer"
     WEBSOCKET = "websocket:consumer"
+    STOMP = "stomp"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from restmq.cli_common import say
 from restmq.cli_worker import Delivery
 from restmq.errors import InvalidInput, RestMQError, StaleReceipt
-from restmq.http_client import one_line, queue_path, value_bytes
+from restmq.http_client import one_line, value_bytes
 from restmq.http_leases import Settler
 
 SHELL = "/bin/sh"
@@ -54,7 +54,7 @@ class CommandWork:
         key = one_line(delivery.key)
         try:
             value = value_bytes(delivery.message)
-            environment = self._environment(settler, delivery)
+            environment = self._environment(delivery)
             with self._started(environment) as process:
                 exit_code = self._wait(process, value, settler, delivery)
         except (OSError, ValueError, RestMQError) as error:
@@ -94,12 +94,8 @@ class CommandWork:
                 with self._lock:
                     self._running.discard(process)
 
-    def _environment(self, settler: Settler, delivery: Delivery) -> dict[str, str | bytes]:
+    def _environment(self, delivery: Delivery) -> dict[str, str | bytes]:
         message = delivery.message
-        if "content_type" not in message:
-            # A stream does not tell it; the story of the message does.
-            path = queue_path("/m/", delivery.key)
-            message = settler.client.request("GET", path).json_object() | message
         told = {
             "RESTMQ_QUEUE": self.queue,
             "RESTMQ_KEY": message.get("key"),

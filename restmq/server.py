@@ -41,6 +41,7 @@ from restmq.endpoints.rest import RestEndpoint
 from restmq.endpoints.router import Route, Router
 from restmq.endpoints.rse import RseEndpoint
 from restmq.endpoints.rse_mount import RootMount
+from restmq.endpoints.stomp import StompEndpoint
 from restmq.endpoints.stream import StreamEndpoint
 from restmq.endpoints.syslog import SyslogListener
 from restmq.endpoints.web import Request
@@ -92,6 +93,13 @@ class Node:
         self.access = access
         self._pages = PageEndpoint(self.broker)
         self._log_streams = LogStreams(settings.ping_seconds)
+        self._stomp = StompEndpoint(
+            self.broker,
+            access,
+            settings,
+            lambda queue: bool(self.queue_patterns.overrides(queue)),
+            lambda request: self.router.peer_address(request),
+        )
         self.router = self._wire()
         self._syslog = SyslogListener(self.broker, access)
         self._runners: list[web.ServerRunner] = []
@@ -119,6 +127,7 @@ class Node:
             QueueyEndpoint(
                 broker, self._log_streams, settings.queuey_application_keys, check_access
             ),
+            self._stomp,
             self._pages,
         )
         routes = [route for endpoint in endpoints for route in endpoint.routes()]
@@ -135,6 +144,7 @@ class Node:
             rse_port = await self._serve_http(mount, settings.rse_port, shared)
             logger.info("RSE has http://%s:%d to itself", _for_url(settings.listen), rse_port)
         await self._open_syslog(shared)
+        await self._open_stomp(shared)
         loop = asyncio.get_running_loop()
         self._tasks += [
             loop.create_task(self.access.watch(), name="acl-watch"),
@@ -174,6 +184,14 @@ class Node:
             except OSError as error:
                 raise _cannot_listen(host, port, error) from error
 
+    async def _open_stomp(self, shared: bool) -> None:
+        host, port = self._settings.listen, self._settings.stomp_port
+        if port:
+            try:
+                await self._stomp.open(host, port, reuse_port=shared)
+            except OSError as error:
+                raise _cannot_listen(host, port, error) from error
+
     async def close(self) -> None:
         """Drain: accept no more, end the streams, let requests finish, and leave Redis."""
         self._pages.draining = True
@@ -185,6 +203,8 @@ class Node:
         if self._runners:
             self.broker.end_streams(End.DRAIN)
             self._log_streams.end_all()
+        await self._stomp.close()
+        if self._runners:
             await asyncio.gather(*(runner.cleanup() for runner in self._runners))
         await self._syslog.close()
         await self.broker.close()

@@ -235,6 +235,63 @@ class Settings:
         secret=True,
         table=True,
     )
+    stomp_port: int = knob(
+        0,
+        "Port for STOMP over TCP; 0 is off. STOMP over WebSocket is always at /stomp.",
+        section="stomp",
+        minimum=0,
+        maximum=65535,
+    )
+    stomp_login: str = knob(
+        "",
+        "What STOMP clients must send as login; empty asks for none, but acl.conf may.",
+        section="stomp",
+    )
+    stomp_passcode: str = knob(
+        "",
+        "What STOMP clients must send as passcode.",
+        section="stomp",
+        secret=True,
+    )
+    stomp_prefetch: int = knob(
+        1,
+        "Messages that a STOMP connection may hold unacknowledged, unless it asks for more.",
+        section="stomp",
+        minimum=1,
+        maximum=1000,
+    )
+    stomp_ack_timeout: float = knob(
+        120.0,
+        "Seconds until an unacknowledged STOMP message goes back, where its queue sets no "
+        "lease_seconds.",
+        section="stomp",
+        minimum=1,
+        maximum=43_200,
+    )
+    stomp_max_attempts: int = knob(
+        5,
+        "Deliveries over STOMP before a message becomes a dead letter, where its queue sets no "
+        "max_attempts; only a queue can allow more than 5.",
+        section="stomp",
+        minimum=1,
+        maximum=5,
+    )
+    stomp_create: bool = knob(
+        True,
+        "Let STOMP clients make queues by using them; else a queue must exist, or be named by a "
+        "section [queues].",
+        section="stomp",
+    )
+    stomp_certificate: str = knob(
+        "",
+        "PEM file with the certificate (and those between it and the root) for STOMP over TLS.",
+        section="stomp",
+    )
+    stomp_key: str = knob(
+        "",
+        "PEM file with the certificate's private key, if that is not in the same file.",
+        section="stomp",
+    )
     queues: Patterns = dataclasses.field(default_factory=Patterns)
     config_file: Path | None = dataclasses.field(default=None, compare=False)
     """The TOML file that was read, if any, so that ``queues`` can follow it."""

@@ -25,7 +25,7 @@ from restmq.broker.log_entry import (
     make_log,
 )
 from restmq.broker.log_groups import page_of
-from restmq.broker.log_ids import IdKind, id_of_number
+from restmq.broker.log_ids import MAX_NUMBER, IdKind, id_of_number
 from restmq.broker.log_scripts import LogScripts
 from restmq.broker.scripts import command
 from restmq.errors import InvalidInput
@@ -60,12 +60,17 @@ class Cursors:
         self._scripts = scripts
         self._logs = logs
 
-    async def set(self, log: Log, client: str, start: Start) -> int:
+    async def set(self, log: Log, client: str, start: Start | int) -> int:
         """Give a client a cursor, or move it; returns the number of the last entry it has read.
 
-        Raises ``InvalidInput`` for a bad name, and when the client has 10,000 others.
+        A number says which that is to be, back or ahead; it stops at the last one given. The log
+        is listed from then on. Raises ``InvalidInput`` for a bad name or number, and when the
+        client has 10,000 others.
         """
         _check(log, client)
+        if not isinstance(start, Start) and not 0 <= start <= MAX_NUMBER:
+            raise InvalidInput(f"a cursor is a number from 0 to {MAX_NUMBER}")
+        word = start.value if isinstance(start, Start) else start
         key = log_client(log.collection, client)
         count, score = await asyncio.gather(
             self._committer.submit(command("ZCARD", key)),
@@ -73,11 +78,13 @@ class Cursors:
         )
         if count >= MAX_LOGS_OF_CLIENT and score is None:
             raise InvalidInput(f"a client may have cursors in {MAX_LOGS_OF_CLIENT} logs at most")
-        # First the list, so that no cursor is without its entry there.
-        _, cursor = await asyncio.gather(
+        # First the lists, so that no cursor is without its entries there.
+        _, _, cursor = await asyncio.gather(
             self._committer.submit(command("ZADD", key, 0, log.name)),
-            self._committer.submit(self._scripts.set_cursor(log, client, start.value)),
+            self._logs.register(log),
+            self._committer.submit(self._scripts.set_cursor(log, client, word)),
         )
+        await self._logs.register(log)  # the log may have been deleted in between
         return int(cursor)
 
     async def read(
@@ -172,6 +179,12 @@ class Cursors:
         is_paired = bool(reply) and isinstance(reply[0], list)
         pairs = reply if is_paired else zip(reply[::2], reply[1::2], strict=True)
         return [(member.decode(), int(float(score))) for member, score in pairs]
+
+    async def count_of_log(self, log: Log) -> int:
+        """Count the clients with a cursor in the log."""
+        key = log_keys(log.collection, log.name).cursors
+        count: int = await self._committer.submit(command("ZCARD", key))
+        return count
 
     async def remove_client(self, collection: str, client: str) -> bool:
         """Take all cursors of a client away; returns whether it had any."""

@@ -4,6 +4,7 @@ All keys of a queue carry the queue's hash tag, so that Redis Cluster keeps them
 one script can touch them all. Keys that serve the whole server stand alone.
 """
 
+import re
 from typing import NamedTuple
 
 from restmq.errors import InvalidInput
@@ -12,6 +13,8 @@ MAX_QUEUE_NAME_BYTES = 1024
 """A queue's name may be so long, in UTF-8."""
 
 _MAX_NUMBER_DIGITS = len(str(2**53))
+_GLOB_CHARACTER = re.compile(r"[*?\[\]\\]")
+_ESCAPED = r"\\\g<0>"
 
 REGISTRY = "restmq:queues"
 """Sorted set of the names of all queues ever added to, all with score 0, so in byte order."""
@@ -24,6 +27,12 @@ DUE = "restmq:due"
 
 DUE_CHANNEL = "restmq:due"
 """All nodes listen here; a message says that something is due earlier than what was first."""
+
+QUEUES_CHANNEL = "restmq:new-queues"
+"""Nodes with an interest in queues to come listen here; the payload is the name of a new one."""
+
+TOPIC_CHANNEL = "restmq:topic:"
+"""What the channels of topics start with."""
 
 NODE_CHANNEL = "restmq:node:"
 """A node listens on this plus its own name; the payload is the name of a queue to look at."""
@@ -136,6 +145,16 @@ def message_number(queue: str, key: str) -> int | None:
         return None
     number = int(digits)
     return number if number < 2**53 else None
+
+
+def topic_channel(topic: str) -> str:
+    """Spell the channel over which the messages of a topic go from node to node."""
+    return TOPIC_CHANNEL + topic
+
+
+def topic_pattern(prefix: str) -> str:
+    """Spell the pattern of the channels of all topics whose names start so and go on."""
+    return f"{TOPIC_CHANNEL}{_GLOB_CHARACTER.sub(_ESCAPED, prefix)}?*"
 
 
 class LogKeys(NamedTuple):

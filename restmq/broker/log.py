@@ -39,7 +39,6 @@ Everything is bounded: pages by count and bytes, calls by the entries that they 
 
 import asyncio
 import math
-import struct
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -60,6 +59,7 @@ from restmq.broker.log_entry import (
     check_query,
     check_ttl,
     make_log,
+    other_attributes,
     pack_entry,
 )
 from restmq.broker.log_groups import AppendGroup, ReadGroup, Registration
@@ -67,7 +67,7 @@ from restmq.broker.log_ids import IdKind, number_of_id
 from restmq.broker.log_scripts import LogScripts, append_words
 from restmq.broker.schedule import Schedule
 from restmq.broker.scripts import Argument, Reply, command
-from restmq.errors import InvalidInput, NotFound
+from restmq.errors import InvalidInput
 
 KIND = "log"
 """What the schedule knows logs by."""
@@ -85,7 +85,6 @@ _NOTED_SHARE = 0.25
 _LONGEST_NOTED_SECONDS = 1.0
 _GRAINS = 16
 _LONGEST_GRAIN_SECONDS = 3600.0
-_DOUBLE = struct.Struct(">d")
 
 Answer = TypeVar("Answer")
 
@@ -108,58 +107,64 @@ class Logs:
         schedule.on_due(KIND, self._visit)
 
     def append(
-        self, log: Log, entry: NewEntry, *, must_exist: bool = False
+        self, log: Log, entry: NewEntry, *, expected: bytes | None = None
     ) -> asyncio.Future[Appended]:
         """Append one entry; the future gives its id. See ``append_all``."""
         value, ttl_seconds, partition, source, path = entry
         check_ttl(ttl_seconds)
         check_partition(partition)
         packed = pack_entry(value, source, path)
-        group = self._group(log, must_exist, (ttl_seconds,), len(packed))
+        group = self._group(log, expected, (ttl_seconds,), len(packed))
         future: asyncio.Future[Appended] = self._loop.create_future()
         group.append(append_words(partition, ttl_seconds, packed), future)
         return future
 
     def append_all(
-        self, log: Log, entries: Sequence[NewEntry], *, must_exist: bool = False
+        self, log: Log, entries: Sequence[NewEntry], *, expected: bytes | None = None
     ) -> asyncio.Future[list[Appended]]:
         """Append up to 10,000 entries, all or none; the future gives their ids, in their order.
 
-        All appends to one log that arrive in one round trip are one call. ``must_exist``: the log
-        must have been given attributes, else ``NotFound``; without it the log comes into being.
+        All appends to one log that arrive in one round trip are one call. ``expected``: the log
+        must have these attributes, else nothing is stored and the future raises ``NotFound`` if it
+        has none, and ``OtherAttributes``, which tells them, if it has others. Without, the log
+        comes into being if need be.
         """
         if len(entries) > MAX_ENTRIES:
             raise InvalidInput(f"at most {MAX_ENTRIES} entries can be appended at once")
         words: list[Argument] = []
-        size_bytes, ttls = 0, set()
-        for entry in entries:
-            check_ttl(entry.ttl_seconds)
-            check_partition(entry.partition)
-            packed = pack_entry(entry.value, entry.source, entry.path)
-            words += append_words(entry.partition, entry.ttl_seconds, packed)
+        size_bytes, ttls = 0, {entry.ttl_seconds for entry in entries}
+        for ttl_seconds in ttls:
+            check_ttl(ttl_seconds)
+        for value, ttl_seconds, partition, source, path in entries:
+            check_partition(partition)
+            packed = pack_entry(value, source, path)
+            words += append_words(partition, ttl_seconds, packed)
             size_bytes += len(packed)
-            ttls.add(entry.ttl_seconds)
         future: asyncio.Future[list[Appended]] = self._loop.create_future()
         if not entries:
             future.set_result([])
             return future
-        group = self._group(log, must_exist, ttls, size_bytes)
+        group = self._group(log, expected, ttls, size_bytes)
         group.append_all(words, len(entries), future)
         return future
 
     def _group(
-        self, log: Log, must_exist: bool, ttls: Iterable[float | None], size_bytes: int
+        self, log: Log, expected: bytes | None, ttls: Iterable[float | None], size_bytes: int
     ) -> AppendGroup:
         """Return the call that takes what is appended now, after what must go before it."""
         for ttl_seconds in ttls:
             self._note(log, ttl_seconds)
         group = self._committer.group(
-            (log.key, must_exist),
-            lambda: AppendGroup(self._scripts, log, must_exist, lambda: self._register(log)),
+            (log.key, expected),
+            AppendGroup,
             size_bytes,
+            self._scripts,
+            log,
+            expected,
+            self.register,
         )
-        if not must_exist and log.key not in self._known and group.registration is None:
-            group.registration = self._register(log)
+        if expected is None and log.key not in self._known and group.registration is None:
+            group.registration = self.register(log)
         return group
 
     async def put(
@@ -171,11 +176,11 @@ class Logs:
         ttl_seconds: float | None = None,
         source: bytes = b"",
         path: bytes = b"",
-        must_exist: bool = False,
+        expected: bytes | None = None,
     ) -> None:
         """Store one value under each of the keys, in place of what is there, or as a new entry.
 
-        Its time to live counts from now. ``must_exist``: as in ``append_all``.
+        Its time to live counts from now. ``expected``: as in ``append_all``.
         """
         check_ttl(ttl_seconds)
         check_keys(log, keys)
@@ -183,17 +188,19 @@ class Logs:
         if not keys:
             return
         self._note(log, ttl_seconds)
-        call = self._scripts.put(log, _unique(keys), packed, ttl_seconds, must_exist)
+        call = self._scripts.put(log, _unique(keys), packed, ttl_seconds, expected)
         operations = [self._committer.submit(call)]
-        if not must_exist:
-            operations.append(self._register(log))
-        if not (await asyncio.gather(*operations))[0]:
-            raise NotFound(f"there is no {log.name!r}")
+        if expected is None:
+            operations.append(self.register(log))
+        other = (await asyncio.gather(*operations))[0]
+        if other is not None:
+            raise other_attributes(log, other)
 
     async def read(self, log: Log, query: Query) -> Page:
         """Read one page. It is not complete as long as there may be more to read at once."""
-        check_query(log, query)
-        page = await self._read_once(log, query)
+        page = await self.read_once(log, query)
+        if page.is_complete or len(page.entries) == query.limit:
+            return page
         entries, size_bytes = page.entries, _size(page.entries)
         # A call looks at so many entries; those that are left out or have expired may be more.
         while not page.is_complete and len(entries) < query.limit and size_bytes < query.max_bytes:
@@ -203,15 +210,15 @@ class Logs:
                 limit=query.limit - len(entries),
                 max_bytes=query.max_bytes - size_bytes,
             )
-            page = await self._read_once(log, query_rest)
+            page = await self.read_once(log, query_rest)
             entries = entries + page.entries
             size_bytes += _size(page.entries)
         return page._replace(entries=entries)
 
-    def _read_once(self, log: Log, query: Query) -> asyncio.Future[Page]:
-        group = self._committer.group(
-            (log.key, query), lambda: ReadGroup(self._scripts, log, query)
-        )
+    def read_once(self, log: Log, query: Query) -> asyncio.Future[Page]:
+        """Read with one call: the page may be incomplete though it holds less than it may."""
+        check_query(log, query)
+        group = self._committer.group((log.key, query), ReadGroup, 0, self._scripts, log, query)
         future: asyncio.Future[Page] = self._loop.create_future()
         group.append(future)
         return future
@@ -303,9 +310,9 @@ class Logs:
         if expected is not None:
             return _info(await self._committer.submit(call))
         # Before, so that every log is listed; after, because a deletion may come between.
-        _, reply = await asyncio.gather(self._register(log), self._committer.submit(call))
+        _, reply = await asyncio.gather(self.register(log), self._committer.submit(call))
         if reply is not None:
-            await self._register(log)
+            await self.register(log)
         return _info(reply)
 
     async def delete(self, log: Log) -> bool:
@@ -330,8 +337,8 @@ class Logs:
         words = ("ZRANGEBYLEX", registry, lower, "+", "LIMIT", 0, limit)
         return [name.decode() for name in await self._committer.submit(command(*words))]
 
-    def _register(self, log: Log) -> Registration:
-        """See to it that the log is listed, and remember that it is."""
+    def register(self, log: Log) -> Registration:
+        """See to it that the log is listed, and remember that it is; the future ends with that."""
         call = command("ZADD", log_registry(log.collection), 0, log.name)
         future = self._committer.submit(call, is_admitted=True)
 
@@ -390,7 +397,7 @@ def _grain_seconds(ahead_seconds: float) -> float:
 
 
 def _info(reply: bytes | None) -> LogInfo | None:
-    return None if reply is None else LogInfo(_DOUBLE.unpack_from(reply)[0], reply[8:])
+    return None if reply is None else LogInfo.of(reply)
 
 
 def _size(entries: Sequence[Entry]) -> int:

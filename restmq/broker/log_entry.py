@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from restmq.broker.keys import log_keys
 from restmq.broker.log_ids import MAX_NUMBER, IdKind, hex_of_id, number_of_id
-from restmq.errors import InvalidInput
+from restmq.errors import Conflict, InvalidInput, NotFound, RestMQError
 
 MAX_NAME_BYTES = 1024
 MAX_SOURCE_BYTES = 255
@@ -38,6 +38,7 @@ MAX_PAGE_ENTRIES = 10_000
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 
 _TIMES = struct.Struct(">dd")
+_DOUBLE = struct.Struct(">d")
 _SOURCE_AT = _TIMES.size
 _NOTHING_BESIDE = bytes(3)
 """No source and no path."""
@@ -142,7 +143,9 @@ class Entry:
     @property
     def value(self) -> bytes:
         """The value, byte for byte."""
-        return self.record[self._value_at :]
+        record = self.record  # the two properties below in one, as everyone who reads asks for it
+        at = _SOURCE_AT + 1 + record[_SOURCE_AT]
+        return record[at + 2 + (record[at] << 8) + record[at + 1] :]
 
     @property
     def _path_at(self) -> int:
@@ -206,6 +209,27 @@ class LogInfo(NamedTuple):
     created: float
     """When it was given attributes first, in seconds since the epoch on Redis's clock."""
     attributes: bytes
+
+    @staticmethod
+    def of(stored: bytes) -> "LogInfo":
+        """Read what is stored: the time as a big-endian double, then the attributes."""
+        return LogInfo(_DOUBLE.unpack_from(stored)[0], stored[_DOUBLE.size :])
+
+
+class OtherAttributes(Conflict):
+    """The log has other attributes than the caller expected; nothing was stored."""
+
+    def __init__(self, log: Log, info: LogInfo) -> None:
+        super().__init__(f"{log.name!r} has been changed since it was looked at")
+        self.info = info
+        """What it has."""
+
+
+def other_attributes(log: Log, stored: bytes) -> RestMQError:
+    """Make the error for attributes that are not as expected; empty: the log has none."""
+    if not stored:
+        return NotFound(f"there is no {log.name!r}")
+    return OtherAttributes(log, LogInfo.of(stored))
 
 
 def make_log(collection: str, name: str, ids: IdKind) -> Log:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from types import TracebackType
 from typing import Self
 
@@ -223,7 +223,7 @@ async def read_waiting(
                 return page
 
 
-async def follow(logs: Logs, watcher: LogWatcher, log: Log, query: Query) -> AsyncIterator[Page]:
+async def follow(logs: Logs, watcher: LogWatcher, log: Log, query: Query) -> AsyncGenerator[Page]:
     """Read pages that are not empty, oldest first, for ever: what is there, then what comes.
 
     Begins where the query begins. What is stored before the position reached so far, as a put can,

@@ -5,11 +5,11 @@ import struct
 from collections.abc import Callable, Sequence
 
 from restmq.broker.commit import Group
-from restmq.broker.log_entry import Appended, Entry, Log, Page, Query
+from restmq.broker.log_entry import Appended, Entry, Log, Page, Query, other_attributes
 from restmq.broker.log_ids import IdKind, make_suffix
 from restmq.broker.log_scripts import LogScripts
 from restmq.broker.scripts import Argument, Call, Reply
-from restmq.errors import NotFound, RestMQError
+from restmq.errors import RestMQError
 
 _DOUBLE = struct.Struct(">d")
 _pack_number = struct.Struct(">Q").pack
@@ -22,11 +22,15 @@ class AppendGroup(Group):
     """Appends to one log. A publisher that went away meanwhile has its entries stored anyway."""
 
     def __init__(
-        self, scripts: LogScripts, log: Log, must_exist: bool, register: Callable[[], Registration]
+        self,
+        scripts: LogScripts,
+        log: Log,
+        expected: bytes | None,
+        register: Callable[[Log], Registration],
     ) -> None:
         self._scripts = scripts
         self._log = log
-        self._must_exist = must_exist
+        self._expected = expected
         self._register = register
         self.registration: Registration | None = None
         """What must have come to pass beside the call before anyone is told of success."""
@@ -53,16 +57,16 @@ class AppendGroup(Group):
 
     def call(self, batch: str) -> Call:
         """Make the call."""
-        return self._scripts.append(self._log, self._words, self._suffix, self._must_exist)
+        return self._scripts.append(self._log, self._words, self._suffix, self._expected)
 
     def settle(self, reply: Reply) -> None:
         """Give each operation its ids."""
-        if not reply:
-            self.fail(NotFound(f"there is no {self._log.name!r}"))
+        if len(reply) == 1:
+            self.fail(other_attributes(self._log, reply[0]))
             return
-        if reply[2] and not self._must_exist and self.registration is None:
+        if reply[2] and self._expected is None and self.registration is None:
             # It is new to a node that knew it, so somebody has deleted it since.
-            self.registration = self._register()
+            self.registration = self._register(self._log)
         if self.registration is None:
             self._tell(reply)
         else:

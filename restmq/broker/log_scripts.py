@@ -47,14 +47,15 @@ class LogScripts:
         return Call(script, (*log.head, clock, channel, log.ids.value, *own))
 
     def append(
-        self, log: Log, entries: Sequence[Argument], suffix: bytes, must_exist: bool
+        self, log: Log, entries: Sequence[Argument], suffix: bytes, expected: bytes | None
     ) -> Call:
         """Append entries: for each, the three words of ``append_words``.
 
-        ``suffix``: the second half of the ids, in a log of times.
+        ``suffix``: the second half of the ids, in a log of times. ``expected``: the attributes
+        that the log must have, if any.
         """
         own = suffix if log.ids is IdKind.TIME else b""
-        return self._call(self._append, log, _flag(must_exist), own, *entries)
+        return self._call(self._append, log, *_expected(expected), own, *entries)
 
     def put(
         self,
@@ -62,11 +63,11 @@ class LogScripts:
         keys: Sequence[EntryKey],
         packed: bytes,
         ttl_seconds: float | None,
-        must_exist: bool,
+        expected: bytes | None,
     ) -> Call:
-        """Store one packed entry under each of the keys."""
+        """Store one packed entry under each of the keys; ``expected`` as for ``append``."""
         ttl = _ttl(ttl_seconds)
-        return self._call(self._put, log, _flag(must_exist), ttl, packed, *_fields(keys))
+        return self._call(self._put, log, *_expected(expected), ttl, packed, *_fields(keys))
 
     def read(self, log: Log, query: Query) -> Call:
         """Read what the query asks for."""
@@ -108,8 +109,7 @@ class LogScripts:
 
     def set_attributes(self, log: Log, attributes: bytes, expected: bytes | None) -> Call:
         """Replace the attributes that the caller knows; None: it knows that there are none."""
-        known = _flag(expected is not None)
-        return self._call(self._attributes, log, known, expected or b"", attributes)
+        return self._call(self._attributes, log, *_expected(expected), attributes)
 
     def delete(self, log: Log) -> Call:
         """Delete the log, and the cursors in it."""
@@ -119,8 +119,8 @@ class LogScripts:
         """Clear what has expired."""
         return self._call(self._visit, log, max_cleared)
 
-    def set_cursor(self, log: Log, client: str, start: str) -> Call:
-        """Give a client a cursor, or move it."""
+    def set_cursor(self, log: Log, client: str, start: str | int) -> Call:
+        """Give a client a cursor, or move it: where a word says, or to a number."""
         return self._call(self._cursor_set, log, client, start)
 
     def read_cursor(
@@ -134,9 +134,11 @@ class LogScripts:
         return self._call(self._cursor_remove, log, client, max_discarded)
 
 
-def append_words(partition: int, ttl_seconds: float | None, packed: bytes) -> list[Argument]:
+def append_words(
+    partition: int, ttl_seconds: float | None, packed: bytes
+) -> tuple[Argument, Argument, Argument]:
     """Return the words by which ``log_append.lua`` is told of one entry."""
-    return [_ttl(ttl_seconds), _BYTES[partition], packed]
+    return "" if ttl_seconds is None else ttl_seconds, _BYTES[partition], packed
 
 
 def _ttl(ttl_seconds: float | None) -> Argument:
@@ -145,6 +147,10 @@ def _ttl(ttl_seconds: float | None) -> Argument:
 
 def _flag(value: bool) -> str:
     return "1" if value else ""
+
+
+def _expected(attributes: bytes | None) -> tuple[str, bytes]:
+    return _flag(attributes is not None), attributes or b""
 
 
 def _fields(keys: Sequence[EntryKey]) -> list[bytes]:

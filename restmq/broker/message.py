@@ -27,6 +27,8 @@ _HISTORY_HEAD = struct.Struct(">dd")
 DEFAULT_PRIORITY = 4
 MAX_PRIORITY = 9
 MAX_CONTENT_TYPE_CHARACTERS = 1024
+MAX_ATTRIBUTES_BYTES = 2**16 - 1
+"""What the attributes may take, most of which are the headers."""
 
 _PLAIN = _PACKED_HEAD.pack(DEFAULT_PRIORITY, 0)
 
@@ -36,6 +38,8 @@ class Attributes(msgspec.Struct, omit_defaults=True, frozen=True):
 
     content_type: str | None = msgspec.field(default=None, name="t")
     """The media type of a raw body; None for the classic forms, whose value is text."""
+    headers: dict[str, str] | None = msgspec.field(default=None, name="h")
+    """What else the publisher said, for the consumer and not for the broker."""
 
 
 _DEFAULT_ATTRIBUTES = Attributes()
@@ -101,7 +105,8 @@ class LeasedMessage(Message):
         lease_expires: float,
         lease_seconds: float,
     ) -> None:
-        super().__init__(number, record)
+        self.number = number  # as the constructor above does; there are many of these
+        self.record = record
         self.attempt = attempt
         """How many times it was delivered, this time included."""
         self.token = token
@@ -111,22 +116,32 @@ class LeasedMessage(Message):
         self.lease_seconds = lease_seconds
 
 
-def pack(value: bytes, content_type: str | None = None, priority: int = DEFAULT_PRIORITY) -> bytes:
+def pack(
+    value: bytes,
+    content_type: str | None = None,
+    priority: int = DEFAULT_PRIORITY,
+    headers: dict[str, str] | None = None,
+) -> bytes:
     """Pack what a publisher sent; the store puts the two times in front.
 
-    Raises ``InvalidInput`` for a priority out of range or a content type that is too long.
+    Raises ``InvalidInput`` for a priority out of range, or a content type or headers that are
+    too long.
     """
-    if content_type is None and priority == DEFAULT_PRIORITY:
+    if content_type is None and priority == DEFAULT_PRIORITY and not headers:
         return _PLAIN + value
     if not 0 <= priority <= MAX_PRIORITY:
         raise InvalidInput(f"priority must be a whole number from 0 to {MAX_PRIORITY}")
     attributes = b""
-    if content_type is not None:
-        if len(content_type) > MAX_CONTENT_TYPE_CHARACTERS:
+    if content_type is not None or headers:
+        if content_type is not None and len(content_type) > MAX_CONTENT_TYPE_CHARACTERS:
             raise InvalidInput(
                 f"the Content-Type may have at most {MAX_CONTENT_TYPE_CHARACTERS} characters"
             )
-        attributes = _encode_attributes(Attributes(content_type=content_type))
+        attributes = _encode_attributes(Attributes(content_type, headers or None))
+        if len(attributes) > MAX_ATTRIBUTES_BYTES:
+            raise InvalidInput(
+                f"the headers may have at most {MAX_ATTRIBUTES_BYTES} bytes together"
+            )
     return _PACKED_HEAD.pack(priority, len(attributes)) + attributes + value
 
 

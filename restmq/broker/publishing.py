@@ -1,6 +1,7 @@
 """The part of the facade that adds messages."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict, Unpack
 
@@ -17,6 +18,11 @@ from restmq.broker.message import DEFAULT_PRIORITY, pack
 from restmq.broker.scripts import Operation
 from restmq.broker.stores import Stores
 from restmq.errors import InvalidInput
+
+LOOK_SOON_SECONDS = 1.0
+"""After how long a queue is looked at whose next deadline only Redis can tell."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Prepared(NamedTuple):
@@ -63,6 +69,8 @@ def prepare(values: Sequence[bytes], said: PublishOptions) -> Prepared:
     if idempotency_key is not None:
         if not 1 <= len(idempotency_key) <= MAX_ID_CHARACTERS:
             raise InvalidInput(f"id must have 1 to {MAX_ID_CHARACTERS} characters")
+        if not idempotency_key.isascii() and _SURROGATE.search(idempotency_key):
+            raise InvalidInput("id must be text that UTF-8 can hold")
         options = options or {}
         options["id"] = idempotency_key
     packed = [pack(value, content_type, priority) for value in values]
@@ -121,12 +129,17 @@ class Publishing:
 
     async def _store_copy(self, queue: str, copy: Copy, idempotency_key: str) -> None:
         """Add a copy of another queue's message."""
-        options = {"id": idempotency_key, "is_copy": True, "at": copy.ready_at}
+        options: dict[str, object] = {"id": idempotency_key, "is_copy": True}
+        due_seconds = expiry_seconds = None
+        # Redis's clock alone can tell how far these times are away, so that it is asked soon.
+        if copy.ready_at:
+            options["at"], due_seconds = copy.ready_at, LOOK_SOON_SECONDS
         if copy.expires:
-            options["expires"] = copy.expires
+            options["expires"], expiry_seconds = copy.expires, LOOK_SOON_SECONDS
         store = self._stores.found.get(queue) or await self._stores.create(queue)
         operation = Operation([copy.packed], options)
-        await store.queues.add(queue, operation, len(copy.packed), 0.0, 0.0)
+        size_bytes = len(copy.packed)
+        await store.queues.add(queue, operation, size_bytes, due_seconds, expiry_seconds)
 
 
 def note_delay(options: dict[str, object], delay_seconds: float | None, at: float | None) -> float:
@@ -136,7 +149,7 @@ def note_delay(options: dict[str, object], delay_seconds: float | None, at: floa
             raise InvalidInput("say delay or at, not both")
         check_number("at", at, 0, LATEST_SECONDS)
         options["at"] = at
-        return 1.0  # looked at soon: only Redis's clock can tell how far away it is
+        return LOOK_SOON_SECONDS  # only Redis's clock can tell how far away it is
     assert delay_seconds is not None
     check_number("delay", delay_seconds, 0, MAX_DELAY_SECONDS)
     options["delay"] = delay_seconds

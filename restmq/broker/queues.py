@@ -16,6 +16,7 @@ from restmq.broker.scripts import Operation, Reply, Scripts, Settlement
 
 DEFAULT_LEASE_SECONDS = 30.0
 SHORT_SECONDS = 3.0
+SHORTEST_SECONDS = 0.5
 EXPIRY_GRAIN_SECONDS = 10.0
 """Messages that expire take up room and nothing else, so clearing them may wait for others."""
 
@@ -209,7 +210,8 @@ class Queues:
         if settlement.verb == "extend" or (settlement.verb == "release" and settlement.argument):
             seconds = settlement.argument
             if isinstance(seconds, int | float):
-                self._schedule.note(QUEUE, queue, seconds)
+                # Not before the settlement itself has surely come to pass.
+                self._schedule.note(QUEUE, queue, max(seconds, SHORTEST_SECONDS))
         group = self._committer.group(
             (queue, "settle"), SettleGroup, 0, self._scripts, queue, is_admitted=is_admitted
         )

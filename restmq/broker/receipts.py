@@ -6,6 +6,7 @@ needs no escaping in a path. Clients must not read it; it is spelt and read only
 
 import base64
 import binascii
+import functools
 import re
 from typing import NamedTuple
 
@@ -26,8 +27,7 @@ class Receipt(NamedTuple):
 
 def write_receipt(queue: str, message: LeasedMessage) -> str:
     """Spell the receipt of a delivery."""
-    name = base64.urlsafe_b64encode(queue.encode()).rstrip(b"=").decode()
-    return f"{message.number}.{message.token}.{name}"
+    return f"{message.number}.{message.token}.{_write_name(queue)}"
 
 
 def read_receipt(text: str) -> Receipt:
@@ -35,9 +35,21 @@ def read_receipt(text: str) -> Receipt:
     match = _FORM.fullmatch(text)
     if match is not None:
         number, token, name = match.groups()
-        try:
-            queue = base64.urlsafe_b64decode(name + "=" * (-len(name) % 4)).decode()
-            return Receipt(check_queue_name(queue), int(number), token)
-        except (binascii.Error, UnicodeDecodeError):
-            pass  # told below, as everything that is no receipt
+        queue = _read_name(name)
+        if queue is not None:
+            return Receipt(queue, int(number), token)
     raise InvalidInput("this is no receipt; use the one that came with the leased message")
+
+
+@functools.lru_cache(maxsize=1024)
+def _write_name(queue: str) -> str:
+    return base64.urlsafe_b64encode(queue.encode()).rstrip(b"=").decode()
+
+
+@functools.lru_cache(maxsize=1024)
+def _read_name(name: str) -> str | None:
+    """Return the queue's name; None if it cannot be one, and raises ``InvalidInput`` as well."""
+    try:
+        return check_queue_name(base64.urlsafe_b64decode(name + "=" * (-len(name) % 4)).decode())
+    except (binascii.Error, UnicodeDecodeError):
+        return None

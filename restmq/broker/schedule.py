@@ -103,7 +103,7 @@ class Schedule:
         what = f"{kind}:{name}"
         self._submit({f"at {at_seconds}:{what}": _Entry(at_seconds, False, GRAIN_SECONDS, what)})
 
-    def _submit(self, entries: dict[str, _Entry]) -> None:
+    def _submit(self, entries: dict[str, _Entry], is_retry: bool = False) -> None:
         now = self._loop.time()
         items = [
             (max(seconds - now, 0.0) if is_relative else seconds, is_relative, grain, what)
@@ -119,6 +119,8 @@ class Schedule:
                 self._noted.pop(key, None)
             if len(self._owed) + len(entries) <= _MAX_NOTED:
                 self._owed.update(entries)
+            if not is_retry:  # else the pause before the next one has begun
+                self._signal.set()
 
         future.add_done_callback(look_at_outcome)
 
@@ -126,7 +128,8 @@ class Schedule:
         owed, self._owed = self._owed, {}
         keys = list(owed)
         for first in range(0, len(keys), _NOTED_PER_CALL):
-            self._submit({key: owed[key] for key in keys[first : first + _NOTED_PER_CALL]})
+            part = {key: owed[key] for key in keys[first : first + _NOTED_PER_CALL]}
+            self._submit(part, is_retry=True)
 
     def look(self) -> None:
         """Ask again what is due first: an earlier deadline has come, or Redis is back."""

@@ -20,6 +20,7 @@ from restmq.broker.keys import (
     REGISTRY,
     queue_keys,
 )
+from restmq.broker.linking import link
 
 Argument = str | bytes | int | float
 
@@ -49,9 +50,10 @@ class Call(NamedTuple):
 
 
 def load_script(name: str, *shared: str) -> Script:
-    """Read a Lua file of this package, with the files named by ``shared`` in front of it."""
+    """Read a Lua file of this package, with what it needs of the files named by ``shared``."""
     directory = resources.files("restmq.broker") / "lua"
-    text = "".join([(directory / f"{part}.lua").read_text() for part in (*shared, name)])
+    common = "".join([(directory / f"{part}.lua").read_text() for part in shared])
+    text = link(common, (directory / f"{name}.lua").read_text())
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

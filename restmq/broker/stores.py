@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from restmq.broker.keys import check_queue_name
-from restmq.broker.scripts import Reply
+from restmq.broker.keys import QUEUES_CHANNEL, check_queue_name
+from restmq.broker.scripts import Reply, command
 from restmq.broker.store import Overrides, Store
 from restmq.errors import InvalidInput
 
@@ -100,10 +100,17 @@ class Stores:
 
         If it was known, Redis has lost it, or another Redis has taken its place.
         """
+        self._announce(queue)
         if queue in self._created:
             self._created.discard(queue)
             return None
         return self._registered(queue, storage, is_admitted=True)
+
+    def _announce(self, queue: str) -> None:
+        """Tell all nodes that a queue has got its first message; a hint, so it may be lost."""
+        call = command("PUBLISH", QUEUES_CHANNEL, queue)
+        told = self.disk.committer.submit(call, is_admitted=True)
+        told.add_done_callback(lambda told: told.cancelled() or told.exception())
 
     def wanted_storage(self, queue: str) -> str:
         """Return where the patterns would put a queue."""

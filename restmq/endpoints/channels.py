@@ -63,9 +63,6 @@ DEFAULT_LIMIT = 512
 PAGE_NAMES = 1000
 """Channels, or subscribers, that one request lists."""
 
-PAGE_COUNTED = 10_000
-"""Subscribers that are counted in one step."""
-
 MAX_KEPT_COUNT = 1_000_000_000
 
 _STARTS: Final = MappingProxyType({start.value: start for start in Start})
@@ -145,7 +142,7 @@ class ChannelEndpoint:
             self._logs.id_at_offset(log, 0),
             self._logs.last_number(log),
             self._cursors.of_log(log, offset, limit),
-            self._count_subscribers(log),
+            self._cursors.count_of_log(log),
         )
         return json_reply(
             {
@@ -163,14 +160,6 @@ class ChannelEndpoint:
         listed = await self._logs.names(COLLECTION, log.name, inclusive=True, limit=1)
         if listed != [log.name]:
             raise NotFound(f"there is no channel {log.name!r}")
-
-    async def _count_subscribers(self, log: Log) -> int:
-        count = 0
-        while page := await self._cursors.of_log(log, count, PAGE_COUNTED):
-            count += len(page)
-            if len(page) < PAGE_COUNTED:
-                break
-        return count
 
     async def _read(self, log: Log, parameters: Parameters) -> Reply:
         """Read messages after a position, and with ``wait`` wait for them; no cursor moves."""
@@ -284,20 +273,17 @@ class ChannelEndpoint:
                 raise _no_such_path()
 
     async def put_cursor(self, request: Request, rest: str) -> web.StreamResponse:
-        """``PUT /cursors/K/C?policy=``: subscribes a client to a channel, or moves its cursor."""
+        """``PUT /cursors/K/C?policy=``: subscribes a client to a channel, or moves its cursor.
+
+        Instead, ``cursor=ID`` says which message is to count as the last one read, back or ahead.
+        """
         match _segments(request):
             case [client, channel]:
                 log = _log(channel)
             case _:
                 raise _no_such_path()
         parameters, _ = await read_parameters(request)
-        word = parameters.text(b"policy") or Start.CURRENT.value
-        start = _STARTS.get(word)
-        if start is None:
-            raise InvalidInput("policy must be earliest, current or latest")
-        cursor = await self._cursors.set(log, client, start)
-        # Attributes that say nothing: with them it is listed though nobody has written to it.
-        await self._logs.set_attributes(log, b"", None)
+        cursor = await self._cursors.set(log, client, _start(parameters))
         return json_reply({"channel": channel, "client": client, "cursor": cursor})
 
     async def delete_cursor(self, request: Request, rest: str) -> web.StreamResponse:
@@ -361,6 +347,20 @@ def _segments(request: Request) -> list[str]:
         return [unquote_to_bytes(segment).decode() for segment in segments]
     except UnicodeDecodeError:
         raise InvalidInput("names must be valid UTF-8, percent-encoded") from None
+
+
+def _start(parameters: Parameters) -> Start | int:
+    """Return where a cursor is to be."""
+    word = parameters.text(b"policy")
+    number = parameters.integer(b"cursor", 0, MAX_NUMBER)
+    if number is not None:
+        if word:
+            raise InvalidInput("give policy or cursor, not both")
+        return number
+    start = _STARTS.get(word or Start.CURRENT.value)
+    if start is None:
+        raise InvalidInput("policy must be earliest, current or latest")
+    return start
 
 
 def _no_such_path() -> NotFound:

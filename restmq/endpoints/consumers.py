@@ -39,7 +39,7 @@ class StreamParameters(NamedTuple):
     """The number of the last message that it got; 0 for all that is kept, None for what comes."""
     is_leased: bool
     prefetch: int
-    lease_seconds: int | None
+    lease_seconds: float | None
     """None as the queue's settings say."""
     wants_opening: bool
     """Whether to say that the stream is open where the classic formats do not."""
@@ -49,7 +49,7 @@ class StreamParameters(NamedTuple):
 def read_stream_parameters(request: Request) -> StreamParameters:
     """Read the parameters of a stream; raises InvalidInput for what is wrong with them."""
     query = query_parameters(request)
-    wanted = _text(request, query, "format")
+    wanted = query.text(b"format")
     is_upgrade = request.headers.get("Upgrade", "").lower() == "websocket"
     if wanted is None:
         accepted = request.headers.get("Accept", "").lower()
@@ -58,43 +58,32 @@ def read_stream_parameters(request: Request) -> StreamParameters:
         raise InvalidInput("format must be comet, sse or ws")
     elif wanted == "ws" and not is_upgrade:
         raise InvalidInput("format=ws goes with an upgrade to WebSocket")
-    is_leased = _flag(request, query, "ack")
+    is_leased = _flag(query, "ack")
     if not is_leased:
         for name in ("prefetch", "lease"):
-            if _text(request, query, name) is not None:
+            if query.text(name.encode()) is not None:
                 raise InvalidInput(f"{name} goes with ack=1")
     return StreamParameters(
         format="ws" if is_upgrade else wanted,
-        wait_seconds=None if is_upgrade else _number(request, query, "wait", 0, MAX_WAIT_SECONDS),
+        wait_seconds=None if is_upgrade else query.integer(b"wait", 0, MAX_WAIT_SECONDS),
         after=_after(request, query, is_leased),
         is_leased=is_leased,
-        prefetch=_number(request, query, "prefetch", 1, MAX_PREFETCH) or 1,
-        lease_seconds=_number(request, query, "lease", 1, MAX_LEASE_SECONDS),
-        wants_opening=_flag(request, query, "open"),
+        prefetch=query.integer(b"prefetch", 1, MAX_PREFETCH) or 1,
+        lease_seconds=query.number(b"lease", 1, MAX_LEASE_SECONDS),
+        wants_opening=_flag(query, "open"),
         callback=query.callback(),
     )
 
 
-def _text(request: Request, query: Parameters, name: str) -> str | None:
-    return query.text(name.encode()) or request.headers.get(f"X-RestMQ-{name}") or None
-
-
-def _number(
-    request: Request, query: Parameters, name: str, minimum: int, maximum: int
-) -> int | None:
-    text = _text(request, query, name)
-    return None if text is None else whole_number(name, text, minimum, maximum)
-
-
-def _flag(request: Request, query: Parameters, name: str) -> bool:
-    text = _text(request, query, name)
+def _flag(query: Parameters, name: str) -> bool:
+    text = query.text(name.encode())
     if text not in (None, "0", "1"):
         raise InvalidInput(f"{name} must be 0 or 1")
     return text == "1"
 
 
 def _after(request: Request, query: Parameters, is_leased: bool) -> int | None:
-    after = _number(request, query, "after", 0, MAX_POSITION)
+    after = query.integer(b"after", 0, MAX_POSITION)
     if is_leased:
         # An EventSource sends the id it saw last by itself, so that one is no mistake.
         if after is not None:

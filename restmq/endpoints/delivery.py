@@ -3,6 +3,7 @@
 They follow the specification of delivery, sections 1 and 2.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from restmq.broker.limits import (
 from restmq.broker.message import MAX_PRIORITY, LeasedMessage, Message
 from restmq.broker.publishing import PublishOptions
 from restmq.broker.receipts import Receipt, read_receipt, write_receipt
+from restmq.endpoints.parameters import parameters_of, query_parameters, sole_query
 from restmq.endpoints.web import Parameters, Reply, Request, message_fields, wants
 from restmq.errors import InvalidInput
 
@@ -36,6 +38,7 @@ MAX_BATCH_MESSAGES = 10_000
 NDJSON = "application/x-ndjson"
 BYTES = "application/octet-stream"
 
+_CACHED_QUERY_CHARACTERS = 200
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_.:/-]+")
 
 
@@ -122,6 +125,22 @@ def read_take_options(parameters: Parameters) -> TakeOptions:
     if options.peek_count is not None and (options.is_lease or options.count):
         raise InvalidInput("peek goes without lease and count")
     return options
+
+
+def take_options(request: Request) -> TakeOptions:
+    """Read how the consumer wants to get messages, as ``read_take_options`` does.
+
+    Consumers say the same again and again, so short query strings are read once.
+    """
+    query = sole_query(request)
+    if query is None or len(query) > _CACHED_QUERY_CHARACTERS:
+        return read_take_options(query_parameters(request))
+    return _cached_take_options(query) if query else TAKE_ONE
+
+
+@functools.lru_cache(maxsize=1024)
+def _cached_take_options(query: str) -> TakeOptions:
+    return read_take_options(parameters_of(query))
 
 
 def wants_value_alone(request: Request) -> bool:

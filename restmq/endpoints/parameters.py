@@ -177,6 +177,19 @@ def query_parameters(request: Request) -> Parameters:
     return Parameters(_query_values(request), _NOTHING, headers)
 
 
+def sole_query(request: Request) -> str | None:
+    """Return the query string, or None if headers may hold parameters as well."""
+    if _parameter_headers(request) is not None:
+        return None
+    return request.raw_path.partition("?")[2]
+
+
+def parameters_of(query: str) -> Parameters:
+    """Return the parameters of a query string alone."""
+    values = _parse_urlencoded(query.encode("utf-8", "surrogateescape"))
+    return Parameters(values, _NOTHING, None)
+
+
 async def read_body(request: Request) -> bytes:
     """Return the whole body.
 

@@ -45,7 +45,6 @@ from restmq.endpoints.queuey_access import (
 from restmq.endpoints.queuey_fields import (
     BadField,
     check_new_name,
-    check_number,
     format_resume_point,
     is_batch,
     read_batch,
@@ -63,7 +62,7 @@ from restmq.endpoints.queuey_fields import (
     read_text_body,
     read_ttl,
 )
-from restmq.endpoints.queuey_queues import Queue, QueueyQueues, no_such_queue
+from restmq.endpoints.queuey_queues import Queue, QueueyQueues
 from restmq.endpoints.queuey_quick import QuickPosts
 from restmq.endpoints.queuey_replies import error_reply, list_reply, ok_reply
 from restmq.endpoints.router import Route
@@ -217,11 +216,11 @@ class QueueyEndpoint:
         queue = await self._queues.find(log)
         check_owner(target.application, target.shown)
         if target.messages is not None:
-            return await self._put_messages(request, log, queue, target.messages)
+            return await self._put_messages(request, queue, target.messages)
         change = read_change(await _read_form(request))
         queue = await self._queues.update(log, change)
         return ok_reply(
-            queue_name=queue.name,
+            queue_name=queue.log.name,
             partitions=queue.settings.partitions,
             created=queue.created,
             principles=queue.settings.principle_list,
@@ -258,16 +257,10 @@ class QueueyEndpoint:
         posted = await self._queues.post(target.application, name, drafts, is_batch=batch)
         return ok_reply(HTTPStatus.CREATED, messages=posted)
 
-    async def _put_messages(self, request: Request, log: Log, queue: Queue, messages: str) -> Reply:
+    async def _put_messages(self, request: Request, queue: Queue, messages: str) -> Reply:
         keys = read_message_ids(messages)
-        for key in keys:
-            check_number("partition", key.partition, 1, queue.settings.partitions)
-        value = read_text_body(await read_body(request)).encode()
-        ttl_seconds = read_ttl(request.headers)
-        try:
-            await self._logs.put(log, keys, value, ttl_seconds=ttl_seconds, must_exist=True)
-        except NotFound:  # deleted since it was found
-            raise no_such_queue() from None
+        body = read_text_body(await read_body(request))
+        await self._queues.put(queue, keys, body, read_ttl(request.headers))
         return ok_reply()
 
     async def _get_messages(self, request: Request, target: Target, log: Log) -> web.StreamResponse:

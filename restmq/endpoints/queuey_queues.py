@@ -1,4 +1,8 @@
-"""Queuey's queues on the log engine: one log each, whose attributes are the queue's settings."""
+"""Queuey's queues on the log engine: one log each, whose attributes are the queue's settings.
+
+What rests on the settings, as the choice of a partition does, is stored on the condition that they
+are still the same. So a node may remember them, whatever others do to the queue meanwhile.
+"""
 
 import asyncio
 import random
@@ -8,7 +12,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 from restmq.broker.log import Logs
-from restmq.broker.log_entry import Appended, Log, LogInfo, NewEntry, make_log
+from restmq.broker.log_entry import (
+    Appended,
+    EntryKey,
+    Log,
+    LogInfo,
+    NewEntry,
+    OtherAttributes,
+    make_log,
+)
 from restmq.broker.log_ids import IdKind
 from restmq.endpoints.queuey_fields import (
     MAX_NAME_CHARACTERS,
@@ -28,9 +40,6 @@ PAGE_NAMES = 1000
 MAX_REMEMBERED = 20_000
 """Queues whose settings a node remembers between posts."""
 
-REMEMBERED_SECONDS = 1.0
-"""For how long: a queue may be deleted elsewhere, and made again with fewer partitions."""
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(QueueSettings).decode
 
@@ -44,27 +53,21 @@ class NoSuchQueue(NotFound):
 class Queue(NamedTuple):
     """A queue as it was found."""
 
-    name: str
+    log: Log
     settings: QueueSettings
+    attributes: bytes
+    """The same as they are stored."""
     created: float
     """Seconds since the epoch."""
 
     @staticmethod
     def of(log: Log, info: LogInfo) -> "Queue":
         """Read what the log was given."""
-        return Queue(log.name, _decode(info.attributes), info.created)
-
-
-class RememberedQueue(NamedTuple):
-    """What a node knows of a queue for a while."""
-
-    log: Log
-    partitions: int
-    until: float
+        return Queue(log, _decode(info.attributes), info.attributes, info.created)
 
     def choose(self, partition: int | None, field: str) -> int:
         """Return the partition that is asked for, else any; raises BadField under ``field``."""
-        count = self.partitions
+        count = self.settings.partitions
         if partition is None:
             return 1 if count == 1 else random.randint(1, count)  # noqa: S311 - keeps no secret
         if not 1 <= partition <= count:
@@ -77,8 +80,7 @@ class QueueyQueues:
 
     def __init__(self, logs: Logs) -> None:
         self._logs = logs
-        self._remembered: dict[tuple[str, str], RememberedQueue] = {}
-        self._clock = asyncio.get_running_loop().time
+        self._remembered: dict[tuple[str, str], Queue] = {}
 
     @staticmethod
     def log_of(application: str, name: str) -> Log:
@@ -96,12 +98,11 @@ class QueueyQueues:
 
     async def create(self, log: Log, change: dict[str, Any]) -> Queue:
         """Make the queue, or change it if there is one; raises InvalidUpdate."""
-        self.forget(log)
         while True:
             settings = QueueSettings(**change)
             info = await self._logs.set_attributes(log, _encode(settings), None)
             if info is not None:
-                return Queue.of(log, info)
+                return self.remember(log, info)  # what is made is mostly used at once
             try:
                 return await self.update(log, change)
             except NoSuchQueue:
@@ -110,14 +111,11 @@ class QueueyQueues:
     async def update(self, log: Log, change: dict[str, Any]) -> Queue:
         """Change the settings that are given; raises NoSuchQueue and InvalidUpdate."""
         while True:
-            info = await self._logs.info(log)
-            if info is None:
-                raise no_such_queue()
-            queue = Queue.of(log, info)
+            queue = await self.find(log)
             settings = apply_change(queue.settings, change)
             if settings == queue.settings:
                 return queue
-            changed = await self._logs.set_attributes(log, _encode(settings), info.attributes)
+            changed = await self._logs.set_attributes(log, _encode(settings), queue.attributes)
             if changed is not None:
                 return Queue.of(log, changed)
 
@@ -132,57 +130,90 @@ class QueueyQueues:
         """Store messages, all or none.
 
         Raises NoSuchQueue, and BadField for a partition that the queue does not have. It is one
-        step if this node remembers the queue; what may rest on old news is tried again on new.
+        step if this node remembers the queue as it is.
         """
         queue = self.recall(application, name)
-        if queue is not None:
-            try:
-                return await self._append_all(queue, drafts, is_batch)
-            except (NotFound, BadField):
-                self.forget(queue.log)
-        log = self.log_of(application, name)
+        is_found = queue is None
+        if queue is None:
+            queue = await self._find_to_remember(self.log_of(application, name))
         while True:
-            queue = self._remember(log, (await self.find(log)).settings)
             try:
                 return await self._append_all(queue, drafts, is_batch)
+            except OtherAttributes as error:
+                queue, is_found = self.remember(queue.log, error.info), True
+            except BadField:
+                if is_found:
+                    raise
+                # The queue may have more partitions by now.
+                queue, is_found = await self._find_to_remember(queue.log), True
             except NotFound:
-                continue  # gone in between, and so it will not be found again
+                self.forget(queue.log)
+                raise no_such_queue() from None
 
-    def recall(self, application: str, name: str) -> RememberedQueue | None:
-        """Return the queue if this node has posted to it a moment ago."""
-        queue = self._remembered.get((collection_of(application), name))
-        return queue if queue is not None and self._clock() < queue.until else None
+    def recall(self, application: str, name: str) -> Queue | None:
+        """Return the queue as this node last knew it, if it has posted to it before."""
+        return self._remembered.get((collection_of(application), name))
 
-    def _remember(self, log: Log, settings: QueueSettings) -> RememberedQueue:
+    def remember(self, log: Log, info: LogInfo) -> Queue:
+        """Return the queue, and know it from now on."""
         if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()
-        until = self._clock() + REMEMBERED_SECONDS
-        queue = RememberedQueue(log, settings.partitions, until)
-        self._remembered[log.collection, log.name] = queue
+        queue = self._remembered[log.collection, log.name] = Queue.of(log, info)
         return queue
 
     def forget(self, log: Log) -> None:
-        """Ask anew before the next post."""
+        """Forget a queue that is gone."""
         self._remembered.pop((log.collection, log.name), None)
 
-    def append(self, queue: RememberedQueue, draft: Draft) -> "asyncio.Future[Appended]":
-        """Store one message whose partition is chosen; the future may raise NotFound."""
-        entry = NewEntry(draft.body.encode(), draft.ttl, draft.partition or 1)
-        return self._logs.append(queue.log, entry, must_exist=True)
+    async def _find_to_remember(self, log: Log) -> Queue:
+        info = await self._logs.info(log)
+        if info is None:
+            self.forget(log)
+            raise no_such_queue()
+        return self.remember(log, info)
+
+    def append(self, queue: Queue, draft: Draft, partition: int) -> "asyncio.Future[Appended]":
+        """Store one message; the future raises as ``Logs.append`` if the queue has changed."""
+        entry = NewEntry(draft.body.encode(), draft.ttl, partition)
+        return self._logs.append(queue.log, entry, expected=queue.attributes)
 
     async def _append_all(
-        self, queue: RememberedQueue, drafts: Sequence[Draft], is_batch: bool
+        self, queue: Queue, drafts: Sequence[Draft], is_batch: bool
     ) -> list[PostedMessage]:
-        entries = []
+        entries, count = [], queue.settings.partitions
         for index, draft in enumerate(drafts):
-            field = f"{index}.partition" if is_batch else "partition"
-            partition = queue.choose(draft.partition, field)
+            partition = draft.partition
+            if partition is None or not 1 <= partition <= count:
+                field = f"{index}.partition" if is_batch else "partition"
+                partition = queue.choose(partition, field)
             entries.append(NewEntry(draft.body.encode(), draft.ttl, partition))
-        appended = await self._logs.append_all(queue.log, entries, must_exist=True)
+        appended = await self._logs.append_all(queue.log, entries, expected=queue.attributes)
         return [
             posted_message(each.id, entry.partition)
             for each, entry in zip(appended, entries, strict=True)
         ]
+
+    async def put(
+        self, queue: Queue, keys: Sequence[EntryKey], body: str, ttl_seconds: int
+    ) -> None:
+        """Store a body under each id; raises NoSuchQueue, and BadField for a wrong partition."""
+        while True:
+            for key in keys:
+                check_number("partition", key.partition, 1, queue.settings.partitions)
+            try:
+                await self._logs.put(
+                    queue.log,
+                    keys,
+                    body.encode(),
+                    ttl_seconds=ttl_seconds,
+                    expected=queue.attributes,
+                )
+            except OtherAttributes as error:
+                queue = Queue.of(queue.log, error.info)
+            except NotFound:
+                raise no_such_queue() from None
+            else:
+                return
 
     async def listed(
         self, application: str, start: str, limit: int | None, *, details: bool, counted: bool

@@ -1,4 +1,8 @@
-"""Queuey's replies: everything is JSON with a status, errors by field, and lists of any length."""
+"""Queuey's replies: everything is JSON with a status, errors by field, and lists of any length.
+
+A store out of reach is 503 with Retry-After, as everywhere in this server, where the specification
+has 500: the field is the same, and clients and proxies learn that it is worth asking again.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -12,7 +16,6 @@ from restmq.errors import MethodNotAllowed, NotFound, RestMQError, TooLarge, Una
 MAX_WHOLE_BYTES = 1024 * 1024
 """A list that takes more is sent as it is read, so that no reply has to fit into memory."""
 
-_FORBIDDEN = "forbidden"
 _CHALLENGE = ("WWW-Authenticate", "Application")
 
 
@@ -23,11 +26,9 @@ def ok_reply(status: int = HTTPStatus.OK, **fields: object) -> Reply:
 
 def error_reply(error: RestMQError) -> Reply:
     """Reply with an error, under the field that clients look for."""
-    status = HTTPStatus.FORBIDDEN
-    if error.code != _FORBIDDEN:
-        status = HTTPStatus(HTTP_STATUS.get(error.code, HTTPStatus.INTERNAL_SERVER_ERROR))
+    status = HTTP_STATUS.get(error.code, HTTPStatus.INTERNAL_SERVER_ERROR)
     headers = []
-    if status is HTTPStatus.UNAUTHORIZED:
+    if status == HTTPStatus.UNAUTHORIZED:
         headers.append(_CHALLENGE)
     if isinstance(error, MethodNotAllowed):
         headers.append(("Allow", error.allowed))

@@ -24,6 +24,7 @@ from restmq.endpoints.delivery import (
     read_batch,
     read_publish_options,
     read_take_options,
+    take_options,
     value_reply,
     wants_value_alone,
 )
@@ -152,8 +153,7 @@ class RestEndpoint:
     def begin_get(self, request: Request, queue: str) -> Pending | None:
         """Begin ``GET /q/Q`` if it takes or leases one message without waiting."""
         broker = self._broker
-        parameters = query_parameters(request)
-        wanted = read_take_options(parameters) if parameters else TAKE_ONE
+        wanted = take_options(request)
         if not wanted.is_quick or not broker.knows(queue):
             return None
 

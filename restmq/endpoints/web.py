@@ -72,7 +72,8 @@ def message_fields(queue: str, message: Message, count: int | None = None) -> di
     """Return a message as JSON carries it; a value that is not UTF-8 goes as base64.
 
     ``count``: how often it was looked at, where the answer has that. A leased one says in
-    ``attempt``, ``receipt`` and ``expires`` what it takes to settle it.
+    ``attempt``, ``receipt`` and ``expires`` what it takes to settle it, and of what type it is
+    if it was published with one.
     """
     fields: dict[str, object] = {"key": message_key(queue, message.number)}
     value = message.value
@@ -87,6 +88,9 @@ def message_fields(queue: str, message: Message, count: int | None = None) -> di
         fields["attempt"] = message.attempt
         fields["receipt"] = write_receipt(queue, message)
         fields["expires"] = message.lease_expires
+        content_type = message.attributes.content_type
+        if content_type is not None:
+            fields["content_type"] = content_type
     return fields
 
 
@@ -141,6 +145,7 @@ HTTP_STATUS: Mapping[str, int] = {
     "method-not-allowed": 405,
     "access-denied": 401,
     "credentials-required": 401,
+    "forbidden": 403,
     "foreign-origin": 403,
     "unavailable": 503,
     "store-unavailable": 503,

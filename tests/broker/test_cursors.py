@@ -7,8 +7,10 @@ import pytest
 
 from restmq.broker import cursors as cursors_module
 from restmq.broker.cursors import Start
+from restmq.broker.keys import log_registry
 from restmq.broker.log_entry import Entry, Log, NewEntry, make_log
-from restmq.broker.log_ids import IdKind, id_of_number
+from restmq.broker.log_ids import MAX_NUMBER, IdKind, id_of_number
+from restmq.broker.scripts import Call, command
 from restmq.errors import InvalidInput, StoreUnavailable
 from tests.broker.log_node import LogNode, MakeLogNode, number_log, opening_log_nodes, time_log
 
@@ -81,6 +83,58 @@ async def test_where_a_client_begins(node: LogNode, fresh_name: str) -> None:
     assert await read(node, log, "dave") == []
     await node.logs.discard(log, None)
     assert await cursors.set(log, "dave", Start.EARLIEST) == 13
+
+
+async def test_a_cursor_can_be_moved_to_any_number(node: LogNode, fresh_name: str) -> None:
+    log, cursors = number_log(fresh_name), node.cursors
+    assert await cursors.set(log, "alice", 7) == 0, "nothing was ever written"
+    await append(node, log, 10)
+    assert await cursors.set(log, "alice", 7) == 7
+    assert await read(node, log, "alice") == [8, 9, 10]
+    assert await cursors.set(log, "alice", 3) == 3, "it can go back"
+    assert await read(node, log, "alice", 2) == [4, 5]
+    assert await cursors.set(log, "alice", MAX_NUMBER) == 10
+    assert await read(node, log, "alice") == []
+    assert await cursors.set(log, "alice", 0) == 0
+    await node.logs.discard(log, id_of_number(4))
+    assert await read(node, log, "alice", 2) == [5, 6]
+    for number in (-1, MAX_NUMBER + 1):
+        with pytest.raises(InvalidInput):
+            await cursors.set(log, "alice", number)
+
+
+async def test_a_log_in_which_there_are_only_cursors_is_listed(
+    make_node: MakeLogNode, fresh_name: str
+) -> None:
+    node, other = await make_node(), await make_node()
+    log = make_log(f"collection {fresh_name}", "x", IdKind.NUMBER)
+    assert await other.logs.names(log.collection) == []
+    for start in (Start.CURRENT, Start.EARLIEST, 5):
+        await node.cursors.set(log, "alice", start)
+        assert await other.logs.names(log.collection) == ["x"]
+        await other.logs.delete(log)
+        assert await other.logs.names(log.collection) == []
+
+
+async def test_a_log_that_is_deleted_while_a_client_comes_is_listed_all_the_same(
+    node: LogNode, fresh_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = make_log(f"collection {fresh_name}", "x", IdKind.NUMBER)
+    set_cursor = node.scripts.set_cursor
+    deleted = False
+
+    def set_after_deletion(log: Log, client: str, start: str | int) -> Call:
+        nonlocal deleted
+        if not deleted:
+            deleted = True
+            deletion = command("ZREM", log_registry(log.collection), log.name)
+            node.committer.submit(deletion)
+        return set_cursor(log, client, start)
+
+    monkeypatch.setattr(node.scripts, "set_cursor", set_after_deletion)
+    await node.cursors.set(log, "alice", Start.CURRENT)
+    assert deleted
+    assert await node.logs.names(log.collection) == ["x"]
 
 
 async def test_entries_in_the_way_that_are_gone_hold_nobody_up(
@@ -184,7 +238,9 @@ async def test_cursors_are_listed_by_client_and_by_log(
     assert await cursors.of_client(collection, "nobody") == {}
     assert await cursors.of_log(logs["y"]) == [("bob", 0), ("alice", 2)]
     assert await cursors.of_log(logs["y"], offset=1, limit=5) == [("alice", 2)]
+    assert await cursors.count_of_log(logs["y"]) == 2
     await cursors.remove(logs["y"], "alice")
+    assert await cursors.count_of_log(logs["y"]) == 1
     assert await cursors.of_client(collection, "alice") == {"x": 1, "caf\u00e9": 3}
     await node.logs.delete(logs["x"])
     assert await cursors.of_client(collection, "alice") == {"caf\u00e9": 3}

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from restmq.broker.log_entry import EntryKey, NewEntry, Query, Scope, make_log
+from restmq.broker.log_entry import EntryKey, NewEntry, OtherAttributes, Query, Scope, make_log
 from restmq.broker.log_ids import (
     IdKind,
     first_id_at,
@@ -418,25 +418,55 @@ class TestChanges:
         assert await node.logs.discard(log, None, partition=1) == 2500
         assert await node.logs.count(log, [0, 1]) == [249, 0]
 
-    async def test_a_log_must_exist_where_that_is_asked_for(
+    @pytest.mark.parametrize("known", [b"{}", b"", b"1" * 1000])
+    async def test_nothing_is_stored_in_a_log_with_other_attributes_than_expected(
+        self, node: LogNode, fresh_name: str, known: bytes
+    ) -> None:
+        log, logs = time_log(fresh_name), node.logs
+        keys = [EntryKey(0, an_id(1)), EntryKey(0, an_id(2))]
+
+        async def store_all() -> list[object]:
+            """Store in each way; returns the errors."""
+            outcomes = await asyncio.gather(
+                logs.append(log, NewEntry(b"a"), expected=known),
+                logs.append_all(log, [NewEntry(b"a", 60.0), NewEntry(b"a")], expected=known),
+                logs.put(log, keys, b"a", expected=known),
+                return_exceptions=True,
+            )
+            return [each for each in outcomes if isinstance(each, BaseException)]
+
+        assert [type(error) for error in await store_all()] == [NotFound] * 3
+        made = await logs.set_attributes(log, known, None)
+        assert await store_all() == []
+        assert await node.values(log) == [b"a"] * 5
+        changed = await logs.set_attributes(log, known + b"2", known)
+        assert made is not None
+        assert changed == (made.created, known + b"2")
+        for error in await store_all():
+            assert isinstance(error, OtherAttributes)
+            assert error.info == changed
+        assert await logs.append(log, NewEntry(b"b"), expected=known + b"2")
+        await logs.append(log, NewEntry(b"c"))
+        assert await node.values(log) == [b"a"] * 5 + [b"b", b"c"]
+        assert await logs.delete(log)
+        assert [type(error) for error in await store_all()] == [NotFound] * 3
+        assert await node.values(log) == []
+        assert await logs.names(log.collection, log.name, inclusive=True, limit=1) != [log.name]
+
+    async def test_appends_of_one_round_trip_that_expect_different_things_are_told_apart(
         self, node: LogNode, fresh_name: str
     ) -> None:
-        log = time_log(fresh_name)
-        with pytest.raises(NotFound):
-            await node.logs.append(log, NewEntry(b"a"), must_exist=True)
-        with pytest.raises(NotFound):
-            await node.logs.append_all(log, [NewEntry(b"a")], must_exist=True)
-        with pytest.raises(NotFound):
-            await node.logs.put(log, [EntryKey(0, an_id(1))], b"a", must_exist=True)
-        assert await node.values(log) == []
-        assert await node.logs.set_attributes(log, b"{}", None)
-        await node.logs.append(log, NewEntry(b"a"), must_exist=True)
-        await node.logs.put(log, [EntryKey(0, an_id(1))], b"b", must_exist=True)
-        assert await node.values(log) == [b"b", b"a"]
-        assert await node.logs.delete(log)
-        with pytest.raises(NotFound):
-            await node.logs.append(log, NewEntry(b"a"), must_exist=True)
-        assert await node.values(log) == []
+        log, logs = time_log(fresh_name), node.logs
+        await logs.set_attributes(log, b"new", None)
+        outcomes = await asyncio.gather(
+            *(
+                logs.append(log, NewEntry(b"%d" % n), expected=(b"old", b"new")[n % 2])
+                for n in range(10)
+            ),
+            return_exceptions=True,
+        )
+        assert [isinstance(each, OtherAttributes) for each in outcomes] == [True, False] * 5
+        assert await node.values(log) == [b"1", b"3", b"5", b"7", b"9"]
 
     async def test_attributes_change_only_as_their_writer_expects(
         self, node: LogNode, fresh_name: str

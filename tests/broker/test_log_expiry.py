@@ -184,9 +184,8 @@ async def test_a_log_with_one_message_is_cheap(
     instance_node: LogNode, store: "Redis", fresh_name: str
 ) -> None:
     node, log = instance_node, time_log(fresh_name)
-    await node.logs.set_attributes(
-        log, b'{"partitions":1,"type":"user","consistency":"strong"}', None
-    )
-    await node.logs.append(log, NewEntry(b"x" * 100, 259_200, partition=1), must_exist=True)
+    attributes = b'{"partitions":1,"type":"user","consistency":"strong"}'
+    await node.logs.set_attributes(log, attributes, None)
+    await node.logs.append(log, NewEntry(b"x" * 100, 259_200, partition=1), expected=attributes)
     keys = log_keys(log.collection, log.name)
     assert sum([await size_of(store, key) for key in keys if await store.exists(key)]) < 1200

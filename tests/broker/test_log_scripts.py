@@ -41,8 +41,8 @@ def calls() -> list[Call]:
     """Return one call of each script, by its shortest arguments."""
     scripts = LogScripts()
     return [
-        scripts.append(LOG, [], b"", False),
-        scripts.put(LOG, [], b"", None, False),
+        scripts.append(LOG, [], b"", None),
+        scripts.put(LOG, [], b"", None, None),
         scripts.read(LOG, Query(1)),
         scripts.get(LOG, [], 1),
         scripts.remove(LOG, []),
@@ -90,8 +90,9 @@ def test_a_call_names_the_keys_of_its_log_and_the_digest_of_its_text() -> None:
 def test_repeated_arguments_follow_each_other() -> None:
     scripts = LogScripts()
     words = [*append_words(0, None, b"a"), *append_words(255, 1.5, b"b")]
-    call = scripts.append(LOG, words, b"", True)
-    assert list(call.arguments[-8:]) == ["1", b"", "", b"\0", b"a", 1.5, b"\xff", b"b"]
+    call = scripts.append(LOG, words, b"", b"known")
+    own = ["1", b"known", b"", "", b"\0", b"a", 1.5, b"\xff", b"b"]
+    assert list(call.arguments[-9:]) == own
     assert list(scripts.remove(LOG, [KEY]).arguments[-1:]) == [b"\0" + bytes(7) + b"\1"]
 
 

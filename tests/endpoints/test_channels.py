@@ -152,6 +152,20 @@ async def test_the_policies(channels: Channels, fresh_name: str) -> None:
     await channels.call("PUT", f"/cursors/{client}/{fresh_name}?policy=newest", 400)
 
 
+async def test_a_cursor_can_be_moved_to_a_message(channels: Channels, fresh_name: str) -> None:
+    """Back or ahead, but not beyond the last one; it makes a subscription too."""
+    path = f"/cursors/{fresh_name}-client/{fresh_name}"
+    await channels.write(fresh_name, *range(1, 6))
+    for asked, expected in ((3, 3), (99, 5), (0, 0), (4, 4)):
+        assert (await channels.json("PUT", f"{path}?cursor={asked}"))["cursor"] == expected
+        rest = [*range(expected + 1, 6)]
+        found = await channels.read(f"{fresh_name}-client", "?limit=10")
+        assert found == ({fresh_name: rest} if rest else {})
+    for query in ("cursor=-1", "cursor=x", "cursor=1&policy=latest", "cursor=9007199254740992"):
+        answer = await channels.json("PUT", f"{path}?{query}", 400)
+        assert "cursor" in answer["message"]
+
+
 async def test_what_was_pruned_does_not_stop_a_reader(channels: Channels, fresh_name: str) -> None:
     """The next ``limit`` messages that exist are returned, however far away they are."""
     client = f"{fresh_name}-client"

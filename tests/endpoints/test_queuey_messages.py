@@ -5,9 +5,11 @@ import itertools
 import re
 import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
+from restmq.broker.log import Logs
 from tests.endpoints.conftest import OpenNode
 from tests.endpoints.queuey_client import QueueyClient, queuey
 from tests.support import eventually
@@ -185,22 +187,91 @@ async def test_a_batch_has_a_limit(app: QueueyClient) -> None:
     assert await app.count() == 10_000
 
 
-async def test_posts_to_a_queue_that_changes_elsewhere(open_node: OpenNode) -> None:
+@pytest.fixture
+async def elsewhere(open_node: OpenNode, app: QueueyClient) -> AsyncIterator[QueueyClient]:
+    """The same application on another node."""
+    async with open_node(queuey_application_keys=(f"{app.application}=K",)) as other_node:
+        yield QueueyClient(other_node, app.application, "K")
+
+
+async def test_posts_to_a_queue_that_changes_elsewhere(
+    app: QueueyClient, elsewhere: QueueyClient
+) -> None:
     """What one node remembers of a queue never beats what the store knows."""
-    async with (
-        queuey(open_node) as app,
-        open_node(queuey_application_keys=(f"{app.application}=K",)) as other_node,
-    ):
-        other = QueueyClient(other_node, app.application, "K")
-        await app.create()
-        await app.post("a")
-        await other.ok("PUT", "/q", data={"partitions": 2})
-        await app.post("b", partition=2)
-        await other.ok("DELETE", "/q")
-        assert (await app.error("POST", "/q", data="c"))[:2] == (404, "InvalidQueueName")
-        await other.create()
-        await app.post("d")
-        assert await app.bodies() == ["d"]
+    await app.create("p")
+    await app.post("a", queue="p")
+    await elsewhere.ok("PUT", "/p", data={"partitions": 2})
+    await app.post("b", queue="p", partition=2)
+    await elsewhere.ok("DELETE", "/p")
+    assert (await app.error("POST", "/p", data="c"))[:2] == (404, "InvalidQueueName")
+    await elsewhere.create("p")
+    await app.post("d", queue="p")
+    assert await app.bodies("/p") == ["d"]
+
+
+@pytest.mark.parametrize("is_single", [True, False])
+async def test_a_queue_made_anew_elsewhere_gets_nothing_where_it_has_no_partition(
+    app: QueueyClient, elsewhere: QueueyClient, is_single: bool
+) -> None:
+    """The node that posts remembers more partitions, or other settings, than there are."""
+
+    async def post(*bodies: str, partition: int | None = None) -> None:
+        if not is_single:
+            await app.post(*bodies, partition=partition)
+            return
+        headers = {} if partition is None else {"X-Partition": str(partition)}
+        for body in bodies:
+            await app.ok("POST", "/q", status=201, data=body, headers=headers)
+
+    async def make_anew(**settings: object) -> None:
+        await elsewhere.ok("DELETE", "/q")
+        await elsewhere.create(**settings)
+
+    await make_anew(partitions=200)
+    await post("x", "y", "z", partition=200)
+    await make_anew(partitions=1)
+    await post(*["x"] * 3)
+    assert await elsewhere.bodies() == ["x"] * 3
+    await make_anew(partitions=200)
+    await post("x", partition=200)
+    await make_anew(partitions=1)
+    with pytest.raises(AssertionError, match="200 is greater than maximum value 1"):
+        await post("x", partition=200)
+    await elsewhere.ok("PUT", "/q", data={"type": "public"})
+    await post("y")
+    await elsewhere.ok("PUT", "/q", data={"partitions": 2})
+    await post("z", partition=2)
+    assert await elsewhere.bodies("/q?partitions=1,2") == ["y", "z"]
+    assert await elsewhere.count() == 2
+    await elsewhere.ok("DELETE", "/q")
+    with pytest.raises(AssertionError, match="InvalidQueueName"):
+        await post("x")
+
+
+async def test_a_put_never_lands_in_a_partition_that_is_gone(
+    app: QueueyClient, elsewhere: QueueyClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happens between the look at the queue and the storing."""
+    put = Logs.put
+    happens: list[tuple[str, str, dict[str, object]]] = []
+
+    async def put_late(*arguments: Any, **options: Any) -> None:
+        while happens:
+            method, path, form = happens.pop(0)
+            await elsewhere.call(method, path, data=form)
+        await put(*arguments, **options)
+
+    monkeypatch.setattr(Logs, "put", put_late)
+    happens += [("DELETE", "/q", {}), ("POST", "", {"queue_name": "q"})]
+    error = await app.error("PUT", f"/q/2:{UNKNOWN_ID}", data="x")
+    assert error == (400, "partition", "2 is greater than maximum value 1")
+    assert await app.count() == 0
+    happens += [("PUT", "/q", {"partitions": 3})]
+    await app.ok("PUT", f"/q/{UNKNOWN_ID}", data="x")
+    assert await app.bodies() == ["x"]
+    happens += [("DELETE", "/q", {})]
+    error = await app.error("PUT", f"/q/{UNKNOWN_ID}", data="x")
+    assert error[:2] == (404, "InvalidQueueName")
 
 
 async def test_no_message_goes_where_a_queue_made_anew_has_no_partition(app: QueueyClient) -> None:

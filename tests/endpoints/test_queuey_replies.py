@@ -69,12 +69,14 @@ def fail_from(monkeypatch: pytest.MonkeyPatch, name: str, call_number: int) -> N
     calls = 0
     whole = getattr(Logs, name)
 
-    async def failing(*arguments: Any, **options: Any) -> Any:
+    def failing(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls >= call_number:
-            raise StoreUnavailable("Redis is out of reach")
-        return await whole(*arguments, **options)
+        if calls < call_number:
+            return whole(*arguments, **options)
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(StoreUnavailable("Redis is out of reach"))
+        return future
 
     monkeypatch.setattr(Logs, name, failing)
 
@@ -105,7 +107,6 @@ async def test_a_post_to_a_remembered_queue_tells_errors_in_the_same_words(
     app: QueueyClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second post takes a shorter way through the server."""
-    monkeypatch.setattr("restmq.endpoints.queuey_queues.REMEMBERED_SECONDS", 300)
     await app.ok("POST", "/q", status=201, data="x")
     with monkeypatch.context() as patch:
         patch.setattr(QueueyQueues, "post", None)

@@ -1,5 +1,5 @@
--- common.lua: what every script of a queue shares. broker/scripts.py puts it in front of each,
--- followed by those of ready.lua, nodes.lua and leases.lua that the script needs.
+-- common.lua: what every script of a queue shares. broker/linking.py puts those definitions of it,
+-- and of the other shared files, in front of a script that it uses.
 --
 -- KEYS   always the keys of one queue, in the order of QueueKeys (broker/keys.py)
 -- ARGV   [1] the time in seconds, or '' for Redis's own clock (tests set it)
@@ -14,11 +14,29 @@
 -- A message whose number is in MESSAGES is in exactly one state: leased or delayed if the sorted
 -- set of that name has its number, else ready. Dead ones have a room of their own.
 
-local RECORD, READY, RANKED, STALE, MESSAGES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local EXPIRY, GETS, POPPED, STORIES, LEASED = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local HELD, DELAYED, DEAD, DEAD_MESSAGES, DEAD_EXPIRY = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
-local IDS, ID_EXPIRY, COPIES, NODES, LISTENERS = KEYS[16], KEYS[17], KEYS[18], KEYS[19], KEYS[20]
-local ASSIGNED, HISTORY, TAKEN = KEYS[21], KEYS[22], KEYS[23]
+local RECORD = KEYS[1]
+local READY = KEYS[2]
+local RANKED = KEYS[3]
+local STALE = KEYS[4]
+local MESSAGES = KEYS[5]
+local EXPIRY = KEYS[6]
+local GETS = KEYS[7]
+local POPPED = KEYS[8]
+local STORIES = KEYS[9]
+local LEASED = KEYS[10]
+local HELD = KEYS[11]
+local DELAYED = KEYS[12]
+local DEAD = KEYS[13]
+local DEAD_MESSAGES = KEYS[14]
+local DEAD_EXPIRY = KEYS[15]
+local IDS = KEYS[16]
+local ID_EXPIRY = KEYS[17]
+local COPIES = KEYS[18]
+local NODES = KEYS[19]
+local LISTENERS = KEYS[20]
+local ASSIGNED = KEYS[21]
+local HISTORY = KEYS[22]
+local TAKEN = KEYS[23]
 
 -- Lua can pass some 8,000 values to one call; a chunk stays well below and is even, for pairs.
 local CHUNK = 4000

@@ -1,17 +1,21 @@
 -- log_append.lua: appends entries to a log, in the order given, under ids that follow the last.
 --
--- ARGV   [4] '1' if the log must have been given attributes
---        [5] last 8 bytes of each id, for ids that are times, else ''
---        [6...] triples: ttl in seconds ('' = none), partition (one byte), packed entry
+-- ARGV   [4] '1' if the log must have certain attributes  [5] those
+--        [6] last 8 bytes of each id, for ids that are times, else ''
+--        [7...] triples: ttl in seconds ('' = none), partition (one byte), packed entry
 -- reply  {first 8 bytes of the first id, time of publishing as a double, 1 if the log was empty};
---        the next ids follow by one. {} if the log must exist and does not.
+--        the next ids follow by one. If the log has other attributes: {time of its creation as a
+--        double, then those}; {''} if it has none.
 -- cost   O(log n) an entry, and as much for each segment of its path
 
-if ARGV[4] == '1' and not exists() then return {} end
+local other = unexpected()
+if other then return {other} end
 
 -- Ticks of 100 ns from 1582-10-15, where UUIDs begin, to 1970, as two halves of 64 bits.
 local EPOCH_HIGH, EPOCH_LOW = 0x01B21DD2, 0x13814000
 local HALF = 4294967296
+-- How a packed entry begins that has no source and no path.
+local NOTHING_BESIDE = '\0\0\0'
 
 -- The clock in such ticks; every step stays below 2^53, where numbers are exact.
 local function ticks_at(seconds)
@@ -34,20 +38,16 @@ end
 local first_id = struct.pack('>I4I4', high, low)
 local is_first = redis.call('EXISTS', ORDER) == 0
 
-local suffix = ARGV[5]
+local suffix = ARGV[6]
 local members, records, open, runs = {}, {}, {}, {}
 local paths, path_count = {}, 0
 
 -- What stands in front of a record, by its time to live.
 local heads, deadlines = {[''] = struct.pack('>dd', published, 0)}, {}
 local function head_of(ttl)
-  local head = heads[ttl]
-  if not head then
-    deadlines[ttl] = now + tonumber(ttl)
-    head = struct.pack('>dd', published, deadlines[ttl])
-    heads[ttl] = head
-  end
-  return head, deadlines[ttl]
+  deadlines[ttl] = now + tonumber(ttl)
+  heads[ttl] = struct.pack('>dd', published, deadlines[ttl])
+  return heads[ttl]
 end
 
 -- Widens the partition's run if the entry expires with the one before, else opens another.
@@ -64,18 +64,24 @@ local function add_to_run(partition, field, expires)
   end
 end
 
-for index = 6, #ARGV, 3 do
+-- Counted here, as asking a table how long it is takes longer the longer it is.
+local record_count, member_count = 0, 0
+local pack, sub = struct.pack, string.sub
+
+for index = 7, #ARGV, 3 do
   local ttl, partition, packed = ARGV[index], ARGV[index + 1], ARGV[index + 2]
-  local field = partition .. struct.pack('>I4I4', high, low) .. suffix
-  local head, expires = head_of(ttl)
-  add_to_run(partition, field, expires)
-  local record = head .. packed
-  records[#records + 1] = field
-  records[#records + 1] = record
-  members[#members + 1] = '0'
-  members[#members + 1] = 'e' .. field
-  local path = path_of(record)
-  list_paths(members, field, path, '0')
+  local field = partition .. pack('>I4I4', high, low) .. suffix
+  local record = (heads[ttl] or head_of(ttl)) .. packed
+  add_to_run(partition, field, deadlines[ttl])
+  records[record_count + 1], records[record_count + 2] = field, record
+  record_count = record_count + 2
+  members[member_count + 1], members[member_count + 2] = '0', 'e' .. field
+  member_count = member_count + 2
+  local path = ''
+  if sub(packed, 1, 3) ~= NOTHING_BESIDE then
+    path = path_of(record)
+    member_count = list_paths(members, field, path, '0')
+  end
   if not paths[path] then
     paths[path] = true
     path_count = path_count + 1
@@ -90,7 +96,7 @@ for _, run in ipairs(runs) do
 end
 
 -- More may leave than come, so that a log which nobody reads does not grow for ever.
-clear_expired(now, EXPIRED_PER_CALL + #records / 2)
+clear_expired(now, EXPIRED_PER_CALL + record_count / 2)
 call_chunked('ZADD', ORDER, members)
 call_chunked('HSET', ENTRIES, records)
 low = low - 1

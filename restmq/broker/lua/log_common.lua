@@ -48,6 +48,15 @@ local function exists()
   return redis.call('HEXISTS', ENTRIES, 'attributes') == 1
 end
 
+-- nil if the log's attributes are those that are expected, or none are (ARGV[4] is ''); else what
+-- it has, with the time of creation in front; '' if it has none.
+local function unexpected()
+  if ARGV[4] == '' then return nil end
+  local found = redis.call('HGET', ENTRIES, 'attributes') or ''
+  if found ~= '' and string.sub(found, 9) == ARGV[5] then return nil end
+  return found
+end
+
 -- The last id given, as two halves of its first 8 bytes, and the latest time of publishing.
 local function read_last()
   local last = redis.call('HGET', ENTRIES, 'last')
@@ -70,31 +79,45 @@ local function path_of(record)
   return string.sub(record, at + 2, at + 1 + high * 256 + low)
 end
 
--- A path and its ancestors, longest last: /a/b gives /a and /a/b. Remembered during the call.
-local LINES = {}
+-- A path and its ancestors, longest last: /a/b gives /a and /a/b.
 local function line_of(path)
-  local line = LINES[path]
-  if line then return line end
-  line = {}
+  local line = {}
   local slash = string.find(path, '/', 2, true)
   while slash do
     line[#line + 1] = string.sub(path, 1, slash - 1)
     slash = string.find(path, '/', slash + 1, true)
   end
   line[#line + 1] = path
-  LINES[path] = line
   return line
 end
 
--- Appends to `members` those of an entry beside the first, with `score` in front of each if given.
-local function list_paths(members, field, path, score)
-  if path == '' then return end
-  if score then members[#members + 1] = score end
-  members[#members + 1] = 'p' .. path .. '\0' .. field
+-- What stands in front of the field in an entry's members beside the first. Remembered during the
+-- call, as entries that come together mostly share few paths.
+local SECTIONS = {[''] = {}}
+local function sections_of(path)
+  local sections = SECTIONS[path]
+  if sections then return sections end
+  sections = {'p' .. path .. '\0'}
   for _, ancestor in ipairs(line_of(path)) do
-    if score then members[#members + 1] = score end
-    members[#members + 1] = 's' .. ancestor .. '\0' .. field
+    sections[#sections + 1] = 's' .. ancestor .. '\0'
   end
+  SECTIONS[path] = sections
+  return sections
+end
+
+-- Appends to `members` those of an entry beside the first, with `score` in front of each if given;
+-- returns how many there are.
+local function list_paths(members, field, path, score)
+  local count = #members
+  for _, section in ipairs(sections_of(path)) do
+    if score then
+      count = count + 1
+      members[count] = score
+    end
+    count = count + 1
+    members[count] = section .. field
+  end
+  return count
 end
 
 local function run_member(expires, first, last)

@@ -1,7 +1,7 @@
 -- log_cursor_set.lua: gives a client a cursor in a log of numbers, or moves it.
 --
--- ARGV   [4] client  [5] earliest (before the oldest entry), latest (after the last number given)
---        or current (where it is, else as latest)
+-- ARGV   [4] client  [5] earliest (before the oldest entry), latest (after the last number given),
+--        current (where it is, else as latest), or a number (that, or the last given if lower)
 -- reply  the cursor: the number of the entry before the one that is read next
 -- cost   O(log n)
 
@@ -10,7 +10,8 @@ local function last_number()
   return high * 4294967296 + low
 end
 
-local cursor
+local cursor = tonumber(ARGV[5])
+if cursor then cursor = math.min(cursor, last_number()) end
 if ARGV[5] == 'current' then cursor = tonumber(redis.call('ZSCORE', CURSORS, ARGV[4]) or nil) end
 if ARGV[5] == 'earliest' then
   clear_expired(clock())

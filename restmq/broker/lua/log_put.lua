@@ -1,19 +1,21 @@
 -- log_put.lua: stores one entry under each of several ids, in place of what was there.
 --
--- ARGV   [4] '1' if the log must have been given attributes
---        [5] ttl in seconds ('' = none)  [6] packed entry  [7...] fields
--- reply  1, or 0 if the log must exist and does not
+-- ARGV   [4] '1' if the log must have certain attributes  [5] those
+--        [6] ttl in seconds ('' = none)  [7] packed entry  [8...] fields
+-- reply  nil; if the log has other attributes: time of its creation as a double, then those; '' if
+--        it has none
 -- cost   O(log n) a field
 
-if ARGV[4] == '1' and not exists() then return 0 end
+local other = unexpected()
+if other then return other end
 
 local now = clock()
 clear_expired(now)
-local expires = ARGV[5] == '' and 0 or now + tonumber(ARGV[5])
-local record = struct.pack('>dd', now, expires) .. ARGV[6]
+local expires = ARGV[6] == '' and 0 or now + tonumber(ARGV[6])
+local record = struct.pack('>dd', now, expires) .. ARGV[7]
 local path = path_of(record)
 local fields, members, records = {}, {}, {}
-for index = 7, #ARGV do
+for index = 8, #ARGV do
   local field = ARGV[index]
   fields[#fields + 1] = field
   records[#records + 1] = field
@@ -41,4 +43,4 @@ if ID_LENGTH == 8 then
   write_last(high, low, published)
 end
 wake(path)
-return 1
+return false
