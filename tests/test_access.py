@@ -276,7 +276,7 @@ def test_a_section_without_a_rule_is_open() -> None:
         "[rest:producer]\nhosts_allow = all\n[rest:consumer]\nhosts_deny = 10.\n"
         "[comet:consumer]\nusername =\npassword =\n"
     )
-    assert [access.is_open(section) for section in Section] == [True, False, True, True]
+    assert [access.is_open(section) for section in Section] == [True, False, True, True, True]
     assert all(Access.from_text("").is_open(section) for section in Section)
 
 

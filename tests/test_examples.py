@@ -36,7 +36,7 @@ PYTHON_EXAMPLES = [
     "mapreduce/wordcount.py",
     "rivulet/chat.py",
 ]
-OTHER_PROTOCOLS = ("rse", "rivulet", "queuey")
+OTHER_PROTOCOLS = ("rse", "rivulet", "queuey", "stomp")
 """Folders of examples that are tested with their protocols."""
 
 DEADLINE_SECONDS = 60.0

@@ -16,6 +16,7 @@ from restmq.broker.stores import Stores
 from restmq.errors import InvalidInput, NotFound, RestMQError, StoreUnavailable, Unavailable
 
 RETRY_SECONDS = 0.25
+CLOSE_SECONDS = 2.0
 
 
 class _Waiting:
@@ -33,12 +34,17 @@ class Sender:
         self._stores = stores
         self._may_create = may_create
         self._waiting: dict[str, _Waiting] = {}
+        self._persisting: set[asyncio.Task[Added]] = set()
         self._loop = asyncio.get_running_loop()
 
     async def close(self) -> None:
-        """Wait for what was begun."""
-        tasks = [waiting.task for waiting in self._waiting.values()]
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Wait for what was begun, but not for a Redis that is away."""
+        tasks = {*self._persisting, *(waiting.task for waiting in self._waiting.values())}
+        if tasks:
+            _, unfinished = await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+            for task in unfinished:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def send(
         self, queue: str, packed: Sequence[bytes], idempotency_key: str | None = None
@@ -96,7 +102,10 @@ class Sender:
                 attempt = begin()
 
         first = begin()
-        return self._loop.create_task(persist(first), name="send-surely")
+        task = self._loop.create_task(persist(first), name="send-surely")
+        self._persisting.add(task)
+        task.add_done_callback(self._persisting.discard)
+        return task
 
     def is_known(self, queue: str) -> bool:
         """Return whether this node knows that the queue exists."""

@@ -45,6 +45,7 @@ from restmq.endpoints.rse_events import (
 )
 from restmq.endpoints.rse_health import is_verbose, make_report
 from restmq.endpoints.rse_mount import SEGMENT
+from restmq.endpoints.rse_polls import Polls
 from restmq.endpoints.rse_reader import Reader
 from restmq.endpoints.web import (
     HTTP_STATUS,
@@ -124,8 +125,11 @@ class RseEndpoint:
         self._max_event_bytes = min(settings.rse_max_event_bytes, settings.max_body_bytes)
         # Looking a digest up tells nothing by the time it takes.
         self._tokens = frozenset(map(_digest, settings.rse_tokens))
+        self._known_tokens: set[str] = set()
+        """Those of them that have come, as they came: not more than there are."""
+        self._loop = asyncio.get_running_loop()
         self._reader = Reader(broker.logs)
-        self._encode_list = EncodeOnce(encode_list)
+        self._polls = Polls(broker.logs, self._reader)
         self._encode_stream = EncodeOnce(encode_stream)
 
     def routes(self) -> list[Route]:
@@ -135,7 +139,7 @@ class RseEndpoint:
         """
         producer, consumer = (Section.PRODUCER,), (Section.CONSUMER,)
         return [
-            Route("GET", SEGMENT, consumer, self.handle, changes=True),
+            Route("GET", SEGMENT, consumer, self.handle, changes=True, begin=self.begin_get),
             Route("POST", SEGMENT, producer, self.handle, changes=True, begin=self.begin_post),
             Route("HEAD", SEGMENT, consumer, self.handle, changes=False),
             *(
@@ -187,8 +191,10 @@ class RseEndpoint:
         if not token:
             if not self._is_test_mode:
                 raise AccessDenied("a token is needed")
-        elif _digest(token) not in self._tokens:
-            raise AccessDenied("the token is not known")
+        elif token not in self._known_tokens:
+            if _digest(token) not in self._tokens:
+                raise AccessDenied("the token is not known")
+            self._known_tokens.add(token)
 
     # Posting
 
@@ -204,12 +210,35 @@ class RseEndpoint:
             event = self._event_of(request, channel, parameters, data)
             stored = self._broker.logs.append(EVENTS, event.entry)
         except RestMQError as error:
-            return Pending(_done(error), lambda error: _refuse(request, error))
+            return self._refusal(request, error)
 
         def finish(outcome: Appended | RestMQError) -> Reply:
             return _refuse(request, outcome) if isinstance(outcome, RestMQError) else event.reply()
 
-        return Pending(_outcome_of(stored), finish)
+        return Pending(self._outcome_of(stored), finish)
+
+    def _refusal(self, request: Request, error: RestMQError) -> Pending:
+        future: asyncio.Future[RestMQError] = self._loop.create_future()
+        future.set_result(error)
+        return Pending(future, lambda error: _refuse(request, error))
+
+    def _outcome_of(self, future: asyncio.Future[Result]) -> asyncio.Future[Result | RestMQError]:
+        """Return a future that gives the error where the other raises it, for RSE to tell it."""
+        outcome: asyncio.Future[Result | RestMQError] = self._loop.create_future()
+
+        def pass_on(future: asyncio.Future[Result]) -> None:
+            error = future.exception()
+            if outcome.done():  # cancelled, as the client is gone
+                return
+            if error is None:
+                outcome.set_result(future.result())
+            elif isinstance(error, RestMQError):
+                outcome.set_result(error)
+            else:
+                outcome.set_exception(error)
+
+        future.add_done_callback(pass_on)
+        return outcome
 
     def _event_of(
         self, request: Request, channel: str, parameters: Parameters, data: bytes | None
@@ -239,6 +268,32 @@ class RseEndpoint:
 
     # Reading
 
+    def begin_get(self, request: Request, rest: str) -> Pending | None:
+        """Begin ``GET /channel`` if it is a plain poll for recent events."""
+        channel = f"/{rest}"
+        if channel in ("/", HEALTH) or (channel == EVERYTHING and self._is_test_mode):
+            return None
+        try:
+            parameters = self._admit(request, channel)
+            if parameters.raw(b"method") == b"POST" or parameters.raw(b"wait") is not None:
+                return None
+            reading = reading_of(channel, parameters, user_agent_of(request), self._is_test_mode)
+            callback = callback_of(parameters)
+            if callback is None and wants_events(request):
+                return None
+            outcome = self._polls.begin(reading)
+        except RestMQError as error:
+            return self._refusal(request, error)
+        if outcome is None:
+            return None
+
+        def finish(outcome: bytes | RestMQError) -> Reply:
+            if isinstance(outcome, RestMQError):
+                return _refuse(request, outcome)
+            return _answer_poll(channel, outcome, callback)
+
+        return Pending(outcome, finish)
+
     async def _get(
         self, request: Request, channel: str, parameters: Parameters
     ) -> web.StreamResponse:
@@ -249,19 +304,11 @@ class RseEndpoint:
         wait_seconds = parameters.integer(b"wait", 0, MAX_WAIT_SECONDS)
         if wait_seconds is None and callback is None and wants_events(request):
             return await self._stream(request, reading, parameters)
-        page = await self._reader.read(reading)
-        if wait_seconds and not page.entries:
+        events = await self._polls.read(reading)
+        if wait_seconds and not events:
             await self._wait(reading, wait_seconds)
-            page = await self._reader.read(reading)
-        return self._answer_poll(channel, page, callback)
-
-    def _answer_poll(self, channel: str, page: Page, callback: str | None) -> Reply:
-        if callback is None and not page.entries:
-            return Reply(status=204)
-        document = encode_channel(channel, self._encode_list(page))
-        return (
-            Reply(document, content_type=JSON) if callback is None else _jsonp(callback, document)
-        )
+            events = await self._polls.read(reading)
+        return _answer_poll(channel, events, callback)
 
     async def _wait(self, reading: Reading, wait_seconds: int) -> None:
         """Wait until there is something to answer, or the time is over."""
@@ -334,34 +381,16 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
-def _done(error: RestMQError) -> "asyncio.Future[RestMQError]":
-    future: asyncio.Future[RestMQError] = asyncio.get_running_loop().create_future()
-    future.set_result(error)
-    return future
-
-
-def _outcome_of(future: "asyncio.Future[Result]") -> "asyncio.Future[Result | RestMQError]":
-    """Return a future that gives the error where the other raises it, so that RSE can tell it."""
-    outcome: asyncio.Future[Result | RestMQError] = asyncio.get_running_loop().create_future()
-
-    def pass_on(future: "asyncio.Future[Result]") -> None:
-        if outcome.done():  # cancelled, as the client is gone
-            return
-        error = future.exception()
-        if error is None:
-            outcome.set_result(future.result())
-        elif isinstance(error, RestMQError):
-            outcome.set_result(error)
-        else:
-            outcome.set_exception(error)
-
-    future.add_done_callback(pass_on)
-    return outcome
-
-
 def _is_encrypted(request: Request) -> bool:
     """Return whether the client came over HTTPS, here or, by what that says, to a proxy."""
     return request.secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https"
+
+
+def _answer_poll(channel: str, events: bytes, callback: str | None) -> Reply:
+    if callback is None and not events:
+        return Reply(status=204)
+    document = encode_channel(channel, events)
+    return Reply(document, content_type=JSON) if callback is None else _jsonp(callback, document)
 
 
 def _jsonp(callback: str, json_text: bytes) -> Reply:

@@ -147,27 +147,32 @@ def pack_event(user_agent: str, data: bytes) -> bytes:
 def encode(entry: Entry, now: float) -> bytes:
     """Return an event as JSON; ``now`` is the time on Redis's clock."""
     record = entry.record
-    split = _split_once if len(record) <= _MAX_REMEMBERED_BYTES else _split
-    head, published, tail = split(entry.id, record)
+    split_it = _split_once if len(record) <= _MAX_REMEMBERED_BYTES else split
+    head, published, tail = split_it(entry.id, record)
     return b"%b%d%b" % (head, max(now - published, 0), tail)
 
 
-def _split(entry_id: bytes, record: bytes) -> tuple[bytes, float, bytes]:
+def split(entry_id: bytes, record: bytes) -> tuple[bytes, float, bytes]:
     """Return what stands before an event's age, when it was published, and what stands after."""
     entry = Entry(0, entry_id, record)
     user_agent, _, data = entry.value.partition(b"\0")
     published = entry.published
-    created_at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(int(published)))
     head = b'{"id":%d,"user_agent":%b,"created_at":"%b","age":' % (
         entry.number,
         user_agent,
-        created_at.encode(),
+        _format_time(int(published)),
     )
     return head, published, b',"data":%b}' % data
 
 
 # Many clients poll for the same recent events, each from another position.
-_split_once = functools.lru_cache(maxsize=4096)(_split)
+_split_once = functools.lru_cache(maxsize=4096)(split)
+
+
+@functools.lru_cache(maxsize=1024)
+def _format_time(seconds: int) -> bytes:
+    """Return a time as events tell it; what is posted together has it in common."""
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds)).encode()
 
 
 def encode_list(page: Page) -> bytes:

@@ -110,6 +110,8 @@ class StompEndpoint:
             async with asyncio.timeout(self._settings.drain_seconds):
                 await self._is_empty.wait()
         self._wheel.close()
+        for task in self._tasks:  # nobody is left who would want their outcome
+            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.messaging.close()
 

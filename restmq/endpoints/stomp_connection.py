@@ -147,7 +147,10 @@ class Connection(Client):
 
     def end_of_input(self) -> None:
         """Close when all that was asked for is answered."""
-        self.answers.add((), None, then=self._hang_up)
+        if self._held_back is not None:
+            self._held_back.append(Disconnect())
+        else:
+            self.answers.add((), None, then=self._hang_up)
 
     def pause(self) -> None:
         """Hand out nothing more, and read nothing more, until all is sent."""

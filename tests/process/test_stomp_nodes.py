@@ -96,3 +96,53 @@ async def test_a_commit_survives_a_redis_that_is_killed(
             await eventually(server.is_ready)
     finally:
         await redis.stop()
+
+
+async def test_a_server_stops_in_order_while_redis_is_away(tmp_path: Path, fresh_name: str) -> None:
+    """Whatever its clients wait for; each is told."""
+    redis = RedisProcess(tmp_path / "redis")
+    await redis.start()
+    try:
+        async with (
+            stomp_server(tmp_path, redis.url, "node") as (server, port),
+            stomp_client(port) as client,
+            stomp_client(port) as committing,
+        ):
+            await committing.call("BEGIN", transaction="t")
+            await send(committing, fresh_name, b"x", transaction="t")
+            await redis.stop()
+            await client.send_frame("SUBSCRIBE", id="0", destination=f"/topic/{fresh_name}")
+            await client.send_frame("SUBSCRIBE", id="1", destination=f"/queue/{fresh_name}.>")
+            await committing.send_frame("COMMIT", transaction="t")
+            await client.send_frame("BEGIN", transaction="t", receipt="never")
+            assert await server.stop() == 0
+            for each in (client, committing):
+                assert "stopping" in (await each.error()).headers["message"]
+    finally:
+        await redis.stop()
+
+
+async def test_subscriptions_go_on_when_redis_is_back(tmp_path: Path, fresh_name: str) -> None:
+    redis = RedisProcess(tmp_path / "redis")
+    await redis.start()
+    try:
+        async with (
+            stomp_server(tmp_path, redis.url, "node") as (server, port),
+            stomp_client(port) as consumer,
+        ):
+            await subscribe(consumer, f"/queue/{fresh_name}")
+            await subscribe(consumer, f"/queue/{fresh_name}.>", number="1")
+            await redis.stop()
+            async with stomp_client(port) as client:
+                await client.send_frame("SEND", b"x", destination=fresh_name, receipt="r")
+                assert (await client.error()).headers["receipt-id"] == "r"
+            await redis.start()
+            await eventually(server.is_ready)
+            async with stomp_client(port) as client:
+                for name in (fresh_name, f"{fresh_name}.new"):
+                    await send(client, f"/queue/{name}", b"x")
+                    message = await consumer.message()
+                    assert message.headers["destination"] == f"/queue/{name}"
+                    await consumer.ack(message)
+    finally:
+        await redis.stop()
