@@ -8,6 +8,7 @@ said about itself; the answer is silence or :class:`~restmq.errors.AccessDenied`
 import asyncio
 import base64
 import configparser
+import contextlib
 import hmac
 import ipaddress
 import logging
@@ -149,7 +150,7 @@ class Rule:
             raise AccessDenied(f"the address {address} has no access to {self.section}")
         if self.credentials is None:
             return
-        offers = [] if authorization is None else [_basic_credentials(authorization)]
+        offers = [] if authorization is None else list(_basic_credentials(authorization))
         if cookie is not None and self.section is Section.WEBSOCKET:
             offers.extend(_cookie_credentials(cookie))
         if not any(hmac.compare_digest(offer, self.credentials) for offer in offers):
@@ -164,15 +165,16 @@ class Rule:
         return self.deny is None or not (self.deny.everyone or self.deny.names(address))
 
 
-def _basic_credentials(authorization: str) -> bytes:
-    """Return the ``user:password`` of an RFC 7617 header value, or nothing if it is not one."""
-    scheme, _, token = authorization.strip().partition(" ")
-    if scheme.lower() != "basic":
-        return b""
-    try:
-        return base64.b64decode(token.strip(), validate=True)
-    except ValueError:
-        return b""
+def _basic_credentials(authorization: str) -> Iterator[bytes]:
+    """Yield the ``user:password`` of each RFC 7617 credential in a header value.
+
+    There may be others beside it, with semicolons between them, as Queuey's clients send.
+    """
+    for credential in authorization.split(";"):
+        scheme, _, token = credential.strip().partition(" ")
+        if scheme.lower() == "basic":
+            with contextlib.suppress(ValueError):  # it is no base64, so it matches nothing
+                yield base64.b64decode(token.strip(), validate=True)
 
 
 def _cookie_credentials(cookie: str) -> Iterator[bytes]:

@@ -197,9 +197,12 @@ def _option(knob: "Knob") -> click.Option:
     return click.Option([knob.flag, knob.name], metavar=metavar, help=shown)
 
 
+_ABBREVIATIONS = {"rse": "RSE", "stomp": "STOMP"}
+
+
 def _heading(knob: "Knob") -> str:
     if knob.section != "server":
-        return knob.section.capitalize()
+        return _ABBREVIATIONS.get(knob.section, knob.section.capitalize())
     if "redis_" in knob.name or knob.name in ("data_dir", "fsync"):
         return "Storage"
     if knob.name.endswith(("_seconds", "_bytes", "_count")):

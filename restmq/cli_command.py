@@ -6,14 +6,13 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from restmq.cli_common import say
-from restmq.cli_worker import Delivery
-from restmq.errors import InvalidInput, RestMQError, StaleReceipt
+from restmq.cli_held import Delivery
+from restmq.errors import InvalidInput, RestMQError
 from restmq.http_client import one_line, value_bytes
 from restmq.http_leases import Settler
 
@@ -37,14 +36,10 @@ def read_command(text: str, shell: bool) -> Sequence[str]:
 
 @dataclass
 class CommandWork:
-    """Runs a command with the value as its standard input; exit code 0 says that it is done.
-
-    While it runs, the lease is extended at half of its time.
-    """
+    """Runs a command with the value as its standard input; exit code 0 says that it is done."""
 
     words: Sequence[str]
     queue: str
-    lease_seconds: float
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _running: "set[subprocess.Popen[bytes]]" = field(default_factory=set, init=False)
     _signal: int | None = field(default=None, init=False)
@@ -56,10 +51,11 @@ class CommandWork:
             value = value_bytes(delivery.message)
             environment = self._environment(delivery)
             with self._started(environment) as process:
-                exit_code = self._wait(process, value, settler, delivery)
+                process.communicate(value)
         except (OSError, ValueError, RestMQError) as error:
             say(f"{key}: cannot run {self.words[0]}: {one_line(str(error))}")
             return False
+        exit_code = process.returncode
         if exit_code:
             how = f"exit code {exit_code}" if exit_code > 0 else f"signal {-exit_code}"
             say(f"{key}: attempt {delivery.message.get('attempt')} failed with {how}")
@@ -107,32 +103,6 @@ class CommandWork:
             name: str("" if value is None else value).encode("utf-8", "surrogateescape")
             for name, value in told.items()
         }
-
-    def _wait(
-        self,
-        process: "subprocess.Popen[bytes]",
-        value: bytes | None,
-        settler: Settler,
-        delivery: Delivery,
-    ) -> int:
-        pause_seconds = self.lease_seconds / 2
-        extend_at = time.monotonic() + pause_seconds
-        while True:
-            try:
-                process.communicate(value, timeout=max(extend_at - time.monotonic(), 0))
-                return process.returncode
-            except subprocess.TimeoutExpired:
-                value = None  # it goes on with what it was given
-            try:
-                settler.extend(delivery.receipt, self.lease_seconds)
-                extend_at = time.monotonic() + pause_seconds
-            except StaleReceipt:
-                say(f"{one_line(delivery.key)}: its lease has ended while the command runs")
-                process.communicate()
-                return process.returncode
-            except RestMQError as error:
-                say(f"{one_line(delivery.key)}: its lease was not extended: {error}")
-                extend_at = time.monotonic() + pause_seconds / 4
 
 
 def _send(process: "subprocess.Popen[bytes]", number: int) -> None:

@@ -47,7 +47,8 @@ def everyday_command(
     """Make a command that talks to a server: its first argument is the client.
 
     Its help is the docstring, the examples, the options (``--url`` and ``--user`` are added),
-    and what the exit codes mean.
+    and what the exit codes mean. An example begins after "restmq", or, when it is a whole line,
+    with "$ ".
     """
 
     def decorate(function: Callable[..., None]) -> click.Command:
@@ -62,7 +63,7 @@ def everyday_command(
             with HttpClient(address) as client:
                 function(client, **arguments)
 
-        shown = "\n".join(("\b", "Examples:", *(f"  restmq {example}" for example in examples)))
+        shown = "\n".join(("\b", "Examples:", *(f"  {_spelled(each)}" for each in examples)))
         text = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{shown}"
         name = function.__name__.removesuffix("_command")
         command = click.command(name, help=text, epilog=exit_codes)(run)
@@ -70,6 +71,10 @@ def everyday_command(
         return command
 
     return decorate
+
+
+def _spelled(example: str) -> str:
+    return example.removeprefix("$ ") if example.startswith("$ ") else f"restmq {example}"
 
 
 def _server_options() -> tuple[click.Option, ...]:

@@ -32,7 +32,7 @@ SHOWN_CHARACTERS = 60
 def dead(
     client: HttpClient, queue: str, count: int | None, everything: bool, drop: bool, yes: bool
 ) -> None:
-    """List the dead letters of QUEUE, those that died first, first.
+    """List the dead letters of QUEUE, the oldest first.
 
     These are messages that failed as often as the queue's max_attempts allows, that were given
     up with restmq nack --dead, or that had no room. They stay until restmq redrive puts them
@@ -89,7 +89,7 @@ def _row(letter: dict[str, object]) -> list[str]:
 @click.option("-n", "--count", metavar="N", type=click.IntRange(min=1), help="At most so many.")
 @click.option("--key", metavar="KEY", help="Only the message with this key.")
 def redrive(client: HttpClient, queue: str, count: int | None, key: str | None) -> None:
-    """Put dead letters back into QUEUE, those that died first, first.
+    """Put dead letters back into QUEUE, the oldest first.
 
     Their attempts count from zero again.
 

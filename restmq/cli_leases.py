@@ -67,7 +67,7 @@ def lease(
 
     Say restmq ack with a message's receipt when its work is done, and it is gone for good.
     restmq nack gives it back at once, restmq extend keeps it for longer. If you say nothing
-    until the time is over, somebody else gets it: no message is lost with who worked on it.
+    until the time is over, somebody else gets it: no message is lost because a worker died.
 
     Prints each message as a JSON object on one line, with its key, value, attempt (1 at first),
     receipt, and the time when the lease ends (expires, in Unix seconds).

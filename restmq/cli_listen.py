@@ -7,14 +7,14 @@ import click
 
 from restmq.cli_command import CommandWork, read_command
 from restmq.cli_common import Printer, everyday_command, prints_messages, say
+from restmq.cli_held import Delivery
 from restmq.cli_leases import DELAY_SECONDS, MAX_LEASE_SECONDS
-from restmq.cli_worker import Delivery, Work, Worker
+from restmq.cli_worker import Work, Worker
 from restmq.errors import InvalidInput
 from restmq.http_client import HttpClient
 from restmq.http_leases import Settler
 from restmq.http_stream import LeaseTerms, MessageStream
 
-DEFAULT_LEASE_SECONDS = 30
 DEFAULT_RETRY_DELAY_SECONDS = 1.0
 DEFAULT_GRACE_SECONDS = 8.0
 _NEED_ACK = ("prefetch", "lease_seconds", "command")
@@ -75,7 +75,7 @@ class PrintWork:
     "lease_seconds",
     metavar="SECONDS",
     type=click.IntRange(1, MAX_LEASE_SECONDS),
-    help="How long each is leased at a time.  [default: 30]",
+    help="How long each is leased at a time.  [default: the queue's lease_seconds, else 30]",
 )
 @click.option("--exec", "command", metavar="COMMAND", help="Run this for each message.")
 @click.option("--shell", is_flag=True, default=None, help="Have /bin/sh read COMMAND.")
@@ -122,8 +122,8 @@ def listen(
     each message, with the value as its standard input, and RESTMQ_QUEUE, RESTMQ_KEY,
     RESTMQ_ATTEMPT (1 at first), RESTMQ_RECEIPT and RESTMQ_CONTENT_TYPE in its environment.
     Exit code 0 acknowledges the message. Anything else gives it back, to be tried again after
-    --retry-delay; after too many attempts it is a dead letter (see restmq dead). While COMMAND
-    runs, the lease is extended.
+    --retry-delay; after too many attempts it is a dead letter (see restmq dead). While a message
+    waits for its turn and while COMMAND runs, the lease is extended.
 
     COMMAND is split into words as a shell would, but no shell is run, so that $, *, | and > mean
     nothing; --shell has /bin/sh read it. On Ctrl-C or SIGTERM nothing more is begun, and what
@@ -164,9 +164,10 @@ def _listen_and_ack(
     printer: Printer,
     options: dict[str, object],
 ) -> None:
-    lease_seconds = int(_number(options["lease_seconds"], DEFAULT_LEASE_SECONDS))
+    lease_seconds = options["lease_seconds"]
+    seconds = lease_seconds if isinstance(lease_seconds, int) else None
     jobs_count = int(_number(options["jobs_count"], 1))
-    terms = LeaseTerms(lease_seconds, int(_number(options["prefetch"], jobs_count)))
+    terms = LeaseTerms(seconds, int(_number(options["prefetch"], jobs_count)))
     work: Work = PrintWork(printer)
     if options["command"] is not None:
         if printer != Printer():
@@ -177,11 +178,11 @@ def _listen_and_ack(
             raise click.BadParameter(str(error), param_hint="'--exec'") from error
         if "\0" in queue:
             raise click.UsageError("a queue's name with a NUL does not fit into an environment")
-        work = CommandWork(words, queue, lease_seconds)
+        work = CommandWork(words, queue)
     stream = MessageStream(client, queue, stream_format, follow, say, lease=terms)
     retry_delay_seconds = _number(options["retry_delay_seconds"], DEFAULT_RETRY_DELAY_SECONDS)
     grace_seconds = _number(options["grace_seconds"], DEFAULT_GRACE_SECONDS)
-    Worker(stream, work, jobs_count, count, retry_delay_seconds, grace_seconds).run()
+    Worker(stream, terms, work, jobs_count, count, retry_delay_seconds, grace_seconds).run()
 
 
 def _number(value: object, default: float) -> float:

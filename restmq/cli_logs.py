@@ -136,7 +136,7 @@ def _path(channel: str) -> str:
     return "/channels/" + quote(channel.encode("utf-8", "surrogateescape"), safe="")
 
 
-@everyday_command("apps demo --key K", "RESTMQ_APPLICATION_KEY=K restmq apps demo --json")
+@everyday_command("apps demo --key K", "$ RESTMQ_APPLICATION_KEY=K restmq apps demo --json")
 @click.argument("application")
 @click.option(
     "--key",

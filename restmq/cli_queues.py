@@ -32,7 +32,7 @@ _COLUMNS: Mapping[str, str] = {
 }
 
 
-@everyday_command("len jobs", 'test "$(restmq len jobs)" -gt 1000 && echo too many')
+@everyday_command("len jobs", '$ test "$(restmq len jobs)" -gt 1000 && echo too many')
 @click.argument("queue")
 def len_command(client: HttpClient, queue: str) -> None:
     """Print how many messages QUEUE holds.
@@ -50,7 +50,8 @@ def stats(client: HttpClient, queue: str | None, as_json: bool) -> None:
 
     For one QUEUE that is also how many messages are ready (which len counts), delayed until
     later, leased to somebody, and dead; how many listen; the age of the oldest ready message in
-    seconds; and how many came and went a second, lately.
+    seconds; and how many came and went a second, lately. For logs see restmq channels
+    and restmq apps.
 
     Prints a table on a terminal. In a pipe it prints lines separated by tabs: name, length,
     status and policy of each queue, and how many messages are delayed, leased and dead; for one

@@ -1,15 +1,14 @@
 """A worker: takes leased messages from a stream, does something with each, and settles them.
 
-One thread reads the stream, so many others do the work, and the main thread waits for what
-ends it: a signal, an error, or enough messages. What was not settled goes back to the queue when
-the stream is closed, which therefore comes last.
+One thread reads the stream, one extends leases, so many others do the work, and the main thread
+waits for what ends it: a signal, an error, or enough messages. What was not settled goes back to
+the queue when the stream is closed, which therefore comes last.
 """
 
 import queue
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,10 +16,11 @@ from enum import Enum, auto
 from typing import Protocol
 
 from restmq.cli_common import say
+from restmq.cli_held import Delivery, HeldLeases
 from restmq.errors import RestMQError, StaleReceipt, Unavailable
 from restmq.http_client import HttpClient, one_line
-from restmq.http_leases import Settler
-from restmq.http_stream import MessageStream
+from restmq.http_leases import Settler, queue_lease_seconds
+from restmq.http_stream import LeaseTerms, MessageStream
 
 SETTLE_SECONDS = 10.0
 """How long a server that is away is asked again to settle a lease."""
@@ -30,24 +30,6 @@ CUT_SECONDS = 2.0
 """What is cut short may take so long to end by itself."""
 
 LEAVE_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One leased message, and the connection whose end gives it back."""
-
-    message: dict[str, object]
-    connection: int
-
-    @property
-    def key(self) -> str:
-        """The key of the message."""
-        return str(self.message.get("key"))
-
-    @property
-    def receipt(self) -> str:
-        """What settles it."""
-        return str(self.message.get("receipt"))
 
 
 class Work(Protocol):
@@ -74,6 +56,7 @@ class Worker:
     """
 
     stream: MessageStream
+    terms: LeaseTerms
     work: Work
     jobs_count: int
     count: int | None
@@ -82,22 +65,26 @@ class Worker:
     _events: "queue.SimpleQueue[_Event | Exception]" = field(
         default_factory=queue.SimpleQueue, init=False
     )
-    _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
-    _waiting: deque[Delivery] = field(default_factory=deque, init=False)
+    _held: HeldLeases = field(init=False)
+    _counting: threading.Lock = field(default_factory=threading.Lock, init=False)
     _begun_count: int = field(default=0, init=False)
     _running_count: int = field(default=0, init=False)
-    _draining: bool = field(default=False, init=False)
     _cut: threading.Event = field(default_factory=threading.Event, init=False)
+
+    def __post_init__(self) -> None:
+        """Hold nothing yet."""
+        self._held = HeldLeases(self.terms.prefetch, lambda: self.stream.connections_count)
 
     def run(self) -> None:
         """Work; raises what ended it, if that was an error. Only for the main thread."""
         # A daemon, since nothing can wake it while it connects to a server that does not answer.
         reader = threading.Thread(target=self._read, name="stream", daemon=True)
+        keeper = threading.Thread(target=self._keep, name="leases", daemon=True)
         jobs = [threading.Thread(target=self._job, name=f"job {n}") for n in range(self.jobs_count)]
         self._running_count = len(jobs)
         failure: Exception | None = None
         with _signals(self._stop):
-            for thread in (reader, *jobs):
+            for thread in (reader, keeper, *jobs):
                 thread.start()
             while self._running_count and failure is None:
                 event = self._events.get()
@@ -110,8 +97,10 @@ class Worker:
             self._drain()
         for job in jobs:
             job.join()
+        self._held.close()
         self.stream.stop()
-        reader.join(LEAVE_SECONDS)
+        for thread in (reader, keeper):
+            thread.join(LEAVE_SECONDS)
         if failure is not None:
             raise failure
 
@@ -120,47 +109,60 @@ class Worker:
         self._events.put(_Event.STOP)
 
     def _read(self) -> None:
+        connection = 0
+        lease_seconds = 0.0
         try:
             for message in self.stream.messages():
-                self._put(Delivery(message, self.stream.connections_count))
+                if connection != self.stream.connections_count:
+                    connection = self.stream.connections_count
+                    lease_seconds = self._lease_seconds()
+                self._held.put(Delivery(message, connection), lease_seconds)
             self._stop()
         except Exception as error:
             self._events.put(error)
 
-    def _put(self, delivery: Delivery) -> None:
-        terms = self.stream.lease
-        with self._changed:
-            while self._waiting and self._waiting[0].connection != delivery.connection:
-                self._waiting.popleft()
-            if terms is not None and len(self._waiting) >= terms.prefetch:
-                raise RestMQError("the server sends more messages than were asked for")
-            self._waiting.append(delivery)
-            self._changed.notify()
+    def _lease_seconds(self) -> float:
+        """How long this connection leases: as it was told to, or as the queue says."""
+        if self.terms.seconds is not None:
+            return self.terms.seconds
+        with HttpClient(self.stream.client.address) as client:
+            return queue_lease_seconds(client, self.stream.queue)
+
+    def _keep(self) -> None:
+        try:
+            with HttpClient(self.stream.client.address) as client:
+                self._held.keep(Settler(client))
+        except Exception as error:
+            self._events.put(error)
 
     def _job(self) -> None:
         try:
             with HttpClient(self.stream.client.address) as client:
                 settler = Settler(client)
-                while (delivery := self._next()) is not None:
-                    self._settle(settler, delivery, self.work.do(settler, delivery))
+                while (delivery := self._begin(settler)) is not None:
+                    try:
+                        is_done = self.work.do(settler, delivery)
+                    finally:
+                        self._held.end(delivery)
+                    self._settle(settler, delivery, is_done)
         except Exception as error:
             self._events.put(error)
         finally:
             self._events.put(_Event.JOB_ENDED)
 
-    def _next(self) -> Delivery | None:
-        """Wait for a message to begin with; None when there shall be no more."""
-        with self._changed:
-            while not self._draining and (self.count is None or self._begun_count < self.count):
-                while self._waiting:
-                    delivery = self._waiting.popleft()
-                    if delivery.connection == self.stream.connections_count:
-                        self._begun_count += 1
-                        if self._begun_count == self.count:
-                            self._changed.notify_all()
-                        return delivery
-                self._changed.wait()
-            return None
+    def _begin(self, settler: Settler) -> Delivery | None:
+        delivery = self._held.begin(settler)
+        if delivery is None or self.count is None:
+            return delivery
+        with self._counting:
+            # Others may have begun the last one while this one was looked at.
+            is_wanted = self._begun_count < self.count
+            self._begun_count += is_wanted
+            if self._begun_count >= self.count:
+                self._held.begin_no_more()
+        if not is_wanted:
+            self._held.end(delivery)
+        return delivery if is_wanted else None
 
     def _settle(self, settler: Settler, delivery: Delivery, is_done: bool) -> None:
         if not is_done and self._cut.is_set():
@@ -187,9 +189,7 @@ class Worker:
 
     def _drain(self) -> None:
         """Begin nothing more, and see the end of what was begun, or cut it short."""
-        with self._changed:
-            self._draining = True
-            self._changed.notify_all()
+        self._held.begin_no_more()
         if self._jobs_end_within(self.grace_seconds):
             return
         say("cutting short what still runs; its messages go back to the queue")

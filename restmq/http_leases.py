@@ -5,13 +5,23 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
 from restmq.errors import AccessDenied, InvalidInput, RestMQError, StaleReceipt, Unavailable
-from restmq.http_client import MAX_MESSAGE_CHARACTERS, Answer, HttpClient, decimal, one_line
+from restmq.http_client import (
+    MAX_MESSAGE_CHARACTERS,
+    Answer,
+    HttpClient,
+    decimal,
+    one_line,
+    queue_path,
+)
 
 ACKED_PER_REQUEST = 50
 """Receipts that one request names: they stand in its URL, whose length servers limit."""
 
 MAX_RECEIPTS_CHARACTERS = 6000
 MAX_RECEIPT_CHARACTERS = 2000
+
+DEFAULT_LEASE_SECONDS = 30.0
+"""The lease of a queue that sets none."""
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -69,6 +79,21 @@ class Settler:
         return self.client.request(
             "POST", _path(receipt), body=form_body(fields), content_type=FORM
         )
+
+
+def queue_lease_seconds(client: HttpClient, queue: str) -> float:
+    """How long a lease of this queue lasts that names no time.
+
+    The default when the server does not tell, since who may lease may not read settings.
+    """
+    try:
+        settings = client.request("GET", queue_path("/settings/", queue)).json_object()
+    except RestMQError:
+        return DEFAULT_LEASE_SECONDS
+    seconds = settings.get("lease_seconds")
+    if isinstance(seconds, int | float) and seconds >= 1:
+        return seconds
+    return DEFAULT_LEASE_SECONDS
 
 
 def form_body(fields: Mapping[str, str]) -> bytes:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from restmq.codecs.sse import EventParser
@@ -16,9 +16,12 @@ LONGEST_PAUSE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class LeaseTerms:
-    """How a stream leases: for how long, and how many unsettled messages it may hold."""
+    """How a stream leases: for how long, and how many unsettled messages it may hold.
 
-    seconds: int
+    ``seconds`` of None: as long as the queue's ``lease_seconds`` says.
+    """
+
+    seconds: int | None
     prefetch: int
 
 
@@ -88,17 +91,9 @@ class MessageStream:
     def _one_connection(self) -> Iterator[dict[str, object]]:
         is_sse = self.stream_format == "sse"
         headers = {"Accept": "text/event-stream" if is_sse else "text/plain"}
-        query: Mapping[str, object] = {}
-        if self.lease is not None:
-            # What is leased has its place in the queue; there is no position to resume from.
-            terms = self.lease
-            query = {"ack": 1, "prefetch": terms.prefetch, "lease": terms.seconds}
-        else:
-            if self._last_event_id:
-                headers["Last-Event-ID"] = self._last_event_id
-            if not is_sse:
-                query = {"open": 1}
-        with self.client.stream(queue_path("/c/", self.queue), headers, query) as body:
+        if self.lease is None and self._last_event_id:
+            headers["Last-Event-ID"] = self._last_event_id
+        with self.client.stream(queue_path("/c/", self.queue), headers, self._query()) as body:
             self.connections_count += 1
             self._body = body
             if self._stopped.is_set():
@@ -117,6 +112,15 @@ class MessageStream:
                 elif document.get("event") == "gap" or "from" in document:
                     gone = f"messages {document.get('from')} to {document.get('to')}"
                     self.tell(f"{gone} came meanwhile and are no longer kept")
+
+    def _query(self) -> dict[str, object]:
+        if self.lease is None:
+            return {} if self.stream_format == "sse" else {"open": 1}
+        # What is leased has its place in the queue; there is no position to resume from.
+        query: dict[str, object] = {"ack": 1, "prefetch": self.lease.prefetch}
+        if self.lease.seconds is not None:
+            query["lease"] = self.lease.seconds
+        return query
 
     def _events(self, body: Body) -> Iterator[bytes]:
         parser = EventParser(self._last_event_id, MAX_STREAM_MESSAGE_BYTES)

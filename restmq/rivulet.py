@@ -53,6 +53,9 @@ MAX_MESSAGE_LIMIT = 10_000
 
 MAX_WAIT_SECONDS = 60
 
+MAX_CLIENT_BYTES = 255
+"""What the id of a client may take in UTF-8."""
+
 
 class IndexPolicy(enum.IntEnum):
     """Where a subscription begins."""
@@ -79,7 +82,7 @@ class Message(TypedDict):
 
 
 def connect(
-    url: str,
+    url: str | None = None,
     client_id: str | None = None,
     channel_ids: Iterable[str] | None = None,
     **client_options: Any,
@@ -91,6 +94,7 @@ def connect(
 class Client:
     """One client of the channels, known to the server by its id alone.
 
+    ``url``: the server's, ``http://HOST:PORT``; ``redis_url``, as rivulet called it, will do too.
     ``client_id``: what the server keeps the cursors under, at most 255 bytes; a random one if it is
     not given. ``channel_ids``: subscribed to at once, with CURRENT. ``bufsize``: how many messages
     that everyone has read are kept behind the slowest reader when this client reads.
@@ -102,17 +106,26 @@ class Client:
 
     def __init__(
         self,
-        url: str,
+        url: str | None = None,
         client_id: str | None = None,
         channel_ids: Iterable[str] | None = None,
         bufsize: int = 4096,
+        *,
+        redis_url: str | None = None,
         **backend_args: Any,
     ) -> None:
+        if url is not None and redis_url is not None:
+            raise TypeError("give url or redis_url, not both")
+        url = redis_url if url is None else url
+        if url is None:
+            raise TypeError("the url of the server is missing")
         if bufsize < 0:
             raise ValueError("bufsize cannot be negative")
         self.client_id = uuid.uuid4().hex if client_id is None else client_id
         self.bufsize = bufsize
         self._own_path = _path("cursors", self.client_id)
+        if len(self.client_id.encode()) > MAX_CLIENT_BYTES:
+            raise ValueError(f"a client's id has at most {MAX_CLIENT_BYTES} bytes")
         try:
             self._pool = ConnectionPool(url, **backend_args)
         except InvalidInput as error:

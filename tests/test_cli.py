@@ -236,6 +236,11 @@ def test_every_help_has_an_example_and_the_exit_codes(command: str) -> None:
     assert "Print" in text or command == "serve"
 
 
+def test_an_example_that_is_a_whole_line_stands_as_it_is() -> None:
+    assert '\n    test "$(restmq len jobs)"' in run(None, "len", "--help").stdout
+    assert "\n    RESTMQ_APPLICATION_KEY=K restmq apps" in run(None, "apps", "--help").stdout
+
+
 def test_the_help_lists_every_command() -> None:
     text = run(None, "--help").stdout
     assert all(re.search(rf"^  {command} +[A-Z]", text, re.MULTILINE) for command in COMMANDS)

@@ -440,15 +440,86 @@ def test_the_lease_is_extended_while_the_command_runs(
     assert empty(restmq, fresh_name)
 
 
-def story(server_url: str, queue: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{server_url}/m/{queue}:1") as response:
+def story(server_url: str, queue: str, number: int = 1) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{server_url}/m/{queue}:{number}") as response:
         return dict(json.load(response))
 
 
-def lease_end(server_url: str, queue: str) -> float:
-    told = story(server_url, queue)
+def lease_end(server_url: str, queue: str, number: int = 1) -> float:
+    told = story(server_url, queue, number)
     assert (told["state"], told["attempts"]) == ("leased", 1)
     return float(told["lease_expires"])
+
+
+def test_the_lease_is_extended_of_what_waits_for_its_turn(
+    restmq: Run, server_url: str, fresh_name: str, tmp_path: Path
+) -> None:
+    restmq("add", fresh_name, "1", "2", "3", "4")
+    command = f"cat >> '{tmp_path}/begun'; until [ -e '{tmp_path}/finish' ]; do sleep 0.02; done"
+    flags = ("--prefetch", "3", "--lease", "1", "-n", "4", "--shell", "--exec", command)
+    with child(server_url, "listen", fresh_name, "--ack", *flags) as process:
+        until(lambda: stats(restmq, fresh_name)["leased"] == 3)
+        ends = lease_end(server_url, fresh_name, 3)
+        until(lambda: lease_end(server_url, fresh_name, 3) > ends + 1.2)
+        (tmp_path / "finish").touch()
+        _, told = process.communicate(timeout=DEADLINE_SECONDS)
+        assert (process.returncode, told) == (0, b"")
+    assert (tmp_path / "begun").read_text() == "1234"
+    assert empty(restmq, fresh_name)
+
+
+def test_what_was_lost_while_suspended_is_not_begun(
+    restmq: Run, server_url: str, fresh_name: str, tmp_path: Path
+) -> None:
+    restmq("add", fresh_name, "1", "2")
+    command = f"cat >> '{tmp_path}/begun'; until [ -e '{tmp_path}/finish' ]; do sleep 0.02; done"
+    flags = ("--prefetch", "2", "--lease", "1", "-n", "2", "--shell", "--exec", command)
+    with child(server_url, "listen", fresh_name, "--ack", *flags) as process:
+        until((tmp_path / "begun").exists)
+        until(lambda: stats(restmq, fresh_name)["leased"] == 2)
+        process.send_signal(signal.SIGSTOP)
+        settled: set[str] = set()
+
+        def others_did_both() -> bool:
+            settled.update(restmq("take", fresh_name, "--all").stdout.split())
+            return settled == {"1", "2"}
+
+        until(others_did_both)
+        (tmp_path / "finish").touch()
+        restmq("add", fresh_name, "3")
+        process.send_signal(signal.SIGCONT)
+        _, told = process.communicate(timeout=DEADLINE_SECONDS)
+        assert process.returncode == 0, told
+    assert (tmp_path / "begun").read_text() == "13"
+    assert empty(restmq, fresh_name)
+
+
+def test_listening_leases_for_as_long_as_the_queue_says(
+    restmq: Run, server_url: str, fresh_name: str, tmp_path: Path
+) -> None:
+    begun, finish = tmp_path / "begun", tmp_path / "finish"
+    restmq("settings", fresh_name, "lease_seconds=4000")
+    restmq("add", fresh_name, "v")
+    command = f"touch '{begun}'; until [ -e '{finish}' ]; do sleep 0.02; done"
+    flags = ("--ack", "-n", "1", "--shell", "--exec", command)
+    with child(server_url, "listen", fresh_name, *flags) as process:
+        until(begun.exists)
+        long_end = lease_end(server_url, fresh_name)
+        finish.touch()
+        assert process.wait(DEADLINE_SECONDS) == 0
+    restmq("settings", fresh_name, "lease_seconds=1")
+    restmq("add", fresh_name, "v")
+    begun.unlink()
+    finish.unlink()
+    with child(server_url, "listen", fresh_name, *flags) as process:
+        until(begun.exists)
+        short_end = lease_end(server_url, fresh_name, 2)
+        assert long_end > short_end + 3000
+        until(lambda: lease_end(server_url, fresh_name, 2) > short_end + 1.2)
+        finish.touch()
+        _, told = process.communicate(timeout=DEADLINE_SECONDS)
+        assert (process.returncode, told) == (0, b"")
+    assert empty(restmq, fresh_name)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -165,6 +165,12 @@ def test_arguments_are_checked_before_anything_is_asked() -> None:
         rivulet.connect("http://127.0.0.1:1", bufsize=-1)
     with pytest.raises(ValueError, match="empty"):
         rivulet.connect("http://127.0.0.1:1", client_id="")
+    with pytest.raises(ValueError, match="255 bytes"):
+        rivulet.connect("http://127.0.0.1:1", client_id="é" * 128)
+    with pytest.raises(TypeError):
+        rivulet.connect("http://127.0.0.1:1", redis_url="http://127.0.0.1:1")
+    with pytest.raises(TypeError):
+        rivulet.connect()
     with pytest.raises(ValueError, match="7"):
         nowhere.subscribe(["x"], 7)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
@@ -180,6 +186,7 @@ def test_arguments_are_checked_before_anything_is_asked() -> None:
 def test_connecting_is_lazy_unless_there_is_something_to_subscribe_to() -> None:
     """Then the failure shows at once."""
     assert rivulet.connect("http://127.0.0.1:1", client_id="a").client_id == "a"
+    assert rivulet.connect(redis_url="http://127.0.0.1:1", client_id="b").client_id == "b"
     with pytest.raises(rivulet.BackendError):
         rivulet.connect("http://127.0.0.1:1", channel_ids=["x"])
 

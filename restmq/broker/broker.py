@@ -9,7 +9,7 @@ Queues live on disk, or in a second Redis that keeps nothing; the facade finds t
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from restmq.broker.commit import MAX_BATCH_BYTES
 from restmq.broker.configuration import Configuration
@@ -30,7 +30,7 @@ from restmq.broker.store import Overrides, Store
 from restmq.broker.stores import Stores
 from restmq.broker.streams import StreamLimits
 from restmq.broker.taking import Taking
-from restmq.errors import Conflict, NotFound
+from restmq.errors import Conflict, NotFound, Unavailable
 
 PAGE = 1000
 """Queues that one round trip lists."""
@@ -190,11 +190,16 @@ class Broker(Publishing, Taking):
 
     async def stats(self, queue: str) -> QueueStats:
         """Return what the queue looks like; an unknown queue is empty and started."""
-        return (await self._stats([queue]))[0]
+        return await self._stats(await self._stores.find(queue), queue)
 
     async def list_stats(self, after: str = "", limit: int = PAGE) -> list[QueueStats]:
-        """Return a page of ``stats`` of known queues, by name, from the first after ``after``."""
-        return await self._stats(await self.list_queues(after, limit))
+        """Return a page of ``stats`` of known queues, by name, from the first after ``after``.
+
+        Queues in memory count as empty while this node has not used their Redis yet, or cannot
+        reach it; their policy and status are right all the same.
+        """
+        queues = await self.list_queues(after, limit)
+        return list(await asyncio.gather(*(self._stats_if_possible(queue) for queue in queues)))
 
     async def list_queues(self, after: str = "", limit: int = PAGE) -> list[str]:
         """Return up to ``limit`` names of known queues, in byte order, after ``after``."""
@@ -209,15 +214,15 @@ class Broker(Publishing, Taking):
         count: int = await self._disk.committer.submit(command("ZCARD", REGISTRY))
         return count
 
-    async def _stats(self, queues: Sequence[str]) -> list[QueueStats]:
-        stores = await asyncio.gather(*(self._stores.find(queue) for queue in queues))
-        replies = await asyncio.gather(
-            *(
-                store.committer.submit(store.scripts.stats(queue))
-                for queue, store in zip(queues, stores, strict=True)
-            )
-        )
-        return [read_stats(queue, reply) for queue, reply in zip(queues, replies, strict=True)]
+    async def _stats(self, store: Store, queue: str) -> QueueStats:
+        return read_stats(queue, await store.committer.submit(store.scripts.stats(queue)))
+
+    async def _stats_if_possible(self, queue: str) -> QueueStats:
+        try:
+            return await self._stats(await self._stores.find_opened(queue), queue)
+        except Unavailable:
+            # The disk, where settings are kept, stands for memory; without it nothing can be said.
+            return await self._stats(self._disk, queue)
 
     # Streams
 

@@ -1,11 +1,16 @@
-"""The settings of queues: what was set for each, over what patterns say, over the defaults."""
+"""The settings of queues: what was set for each, over what patterns say, over the defaults.
 
-import asyncio
-from collections.abc import Mapping
+Those of a queue in memory are kept on disk as well, because its Redis forgets. A change is one
+call to each store, disk first: a store has all of it or nothing. If only the disk got it, the
+caller is told ``Unavailable``, and this node copies it to memory before it uses the queue again.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
+from restmq.broker.scripts import Call, Reply, Scripts
 from restmq.broker.store import Store
 from restmq.broker.stores import MEMORY, Stores
 from restmq.errors import InvalidInput
@@ -41,39 +46,39 @@ class Configuration:
         """
         checked = check_changes(changes, queue)
         store = await self._place(queue, checked.pop("storage", None))
-        fields = {}
-        for name, spellings in _CLASSIC.items():
-            if name in checked:
-                value = checked.pop(name)
-                fields[name] = "" if value is None else spellings[str(value)]
         removed = [name for name, value in checked.items() if value is None]
         kept = {name: value for name, value in checked.items() if value is not None}
-        for target in self._keepers(store):
-            scripts, submit = target.scripts, target.committer.submit
-            outcomes = []
-            if fields:
-                outcomes.append(submit(scripts.set_fields(queue, fields)))
-            if kept or removed:
-                outcomes.append(submit(scripts.set_settings(queue, kept, removed)))
-            *_, outcome = await asyncio.gather(*outcomes, submit(scripts.show_settings(queue)))
+        for name, spellings in _CLASSIC.items():
+            if name in kept:
+                kept[name] = spellings[str(kept[name])]
+        outcome = await self._write(
+            queue, store, lambda scripts: scripts.set_settings(queue, kept, removed)
+        )
         return self._resolve(queue, store, outcome)
 
     async def set_field(self, queue: str, name: str, value: int) -> None:
         """Set ``policy`` or ``status`` as the classic protocol spells it."""
         store = await self._stores.find(queue)
-        for target in self._keepers(store):
-            await target.committer.submit(target.scripts.set_fields(queue, {name: str(value)}))
+        fields = {name: str(value)}
+        await self._write(queue, store, lambda scripts: scripts.set_fields(queue, fields))
 
     async def reset(self, queue: str) -> QueueSettings:
         """Take back all that was set for a queue, but where it lives."""
         store = await self._stores.find(queue)
-        for target in self._keepers(store):
-            outcome = await target.committer.submit(target.scripts.reset_settings(queue))
+        outcome = await self._write(queue, store, lambda scripts: scripts.reset_settings(queue))
         return self._resolve(queue, store, outcome)
 
-    def _keepers(self, store: Store) -> list[Store]:
-        """Return where settings are written: also to disk, for queues whose Redis forgets."""
-        return [store] if store is self._stores.disk else [self._stores.disk, store]
+    async def _write(self, queue: str, store: Store, make: Callable[[Scripts], Call]) -> Reply:
+        """Change what the queue's store keeps, and before that what the disk keeps for it."""
+        disk = self._stores.disk
+        try:
+            outcome = await disk.committer.submit(make(disk.scripts))
+            if store is not disk:
+                outcome = await store.committer.submit(make(store.scripts))
+        except BaseException:  # also when the caller is cancelled in between
+            self._stores.copy_again(queue)
+            raise
+        return outcome
 
     async def _place(self, queue: str, storage: object) -> Store:
         if storage is None:

@@ -28,10 +28,10 @@ logger = logging.getLogger(__name__)
 MAX_CARRIED = 100
 MAX_CARRIED_BYTES = 4 * 1024 * 1024
 RETRY_SECONDS = 5.0
-_MAX_EXPECTED = 10_000
 """When another node looks, should this one not finish."""
 
-_ENTRY = struct.Struct(">ddd")
+_MAX_EXPECTED = 10_000
+_ENTRY = struct.Struct(">dddd")
 _decode = msgspec.msgpack.Decoder(list[str]).decode
 
 
@@ -39,6 +39,8 @@ class Copy(NamedTuple):
     """A message on its way."""
 
     number: int
+    published_microseconds: int
+    """Tells it from one of the same number that was published before Redis lost the queue."""
     expires: float
     """Absolute; 0 for never."""
     ready_at: float
@@ -65,6 +67,16 @@ class _Way:
                 rest.append((waited_for, future))
             elif not future.done():
                 future.set_result(None)
+        self.waiting = rest
+
+    def lost_after(self, number: int) -> None:
+        """Tell those who wait for later messages that Redis has lost them, copies and all."""
+        rest = []
+        for waited_for, future in self.waiting:
+            if waited_for <= number:
+                rest.append((waited_for, future))
+            elif not future.done():
+                future.set_exception(StoreUnavailable("Redis lost the queue and its copies"))
         self.waiting = rest
 
     def fail(self, error: RestMQError) -> None:
@@ -140,25 +152,29 @@ class Copier:
         while True:
             call = self._scripts.copies(queue, MAX_CARRIED, MAX_CARRIED_BYTES, arrived)
             waiting_before = len(self._ways[queue].waiting)
-            targets, *entries = await self._committer.submit(call, is_admitted=True)
+            targets, last_number, *entries = await self._committer.submit(call, is_admitted=True)
             copies = [_read_copy(entry) for entry in entries]
             way = self._ways[queue]
+            newcomers = way.waiting[waiting_before:]
+            del way.waiting[waiting_before:]
+            way.lost_after(last_number)
             if not copies:
-                newcomers = way.waiting[waiting_before:]
-                del way.waiting[waiting_before:]
                 way.arrived_before(math.inf)
                 way.waiting = newcomers
                 return bool(newcomers)
             way.arrived_before(copies[0].number)
+            way.waiting += newcomers
             for name in _decode(targets):
                 if name != queue:
-                    stores = [
-                        self._store(name, copy, f"copy {queue}:{copy.number}") for copy in copies
-                    ]
+                    stores = [self._store(name, copy, _copy_id(queue, copy)) for copy in copies]
                     await asyncio.gather(*stores)
-            arrived = [copy.number for copy in copies]
+            arrived = [word for copy in copies for word in copy[:2]]
+
+
+def _copy_id(queue: str, copy: Copy) -> str:
+    return f"copy {queue}:{copy.number}:{copy.published_microseconds}"
 
 
 def _read_copy(entry: bytes) -> Copy:
-    number, expires, ready_at = _ENTRY.unpack_from(entry)
-    return Copy(int(number), expires, ready_at, entry[_ENTRY.size :])
+    number, published, expires, ready_at = _ENTRY.unpack_from(entry)
+    return Copy(int(number), int(published), expires, ready_at, entry[_ENTRY.size :])

@@ -16,7 +16,7 @@ from restmq.broker.scripts import (
     Scripts,
     Settlement,
 )
-from restmq.errors import QueueFull, RestMQError
+from restmq.errors import Overloaded, QueueFull, RestMQError
 
 
 class Added(NamedTuple):
@@ -81,14 +81,19 @@ class AddGroup(Group):
         for operation, future, result in zip(self._operations, self._futures, results, strict=True):
             if isinstance(result, list):
                 conclude(future, Added(result[0], result[1], is_duplicate=True))
-            elif result:
+            elif result > 0:
                 conclude(future, Added(result, len(operation.messages)))
             elif not future.done():
-                future.set_exception(QueueFull(f"the queue {self._queue!r} is full (max_length)"))
+                future.set_exception(self._refusal(result))
 
     def fail(self, error: RestMQError) -> None:
         """Tell each operation that it failed."""
         _fail_all(self._futures, error)
+
+    def _refusal(self, result: int) -> RestMQError:
+        if result < 0:
+            return Overloaded(f"too many copies of {self._queue!r} wait for other queues")
+        return QueueFull(f"the queue {self._queue!r} is full (max_length)")
 
 
 class TakeGroup(Group):
@@ -213,11 +218,17 @@ class LeaseGroup(Group):
 
 
 class SettleGroup(Group):
-    """Settlements of leases of one queue, in the order in which they were asked for."""
+    """Settlements of leases of one queue, in the order in which they were asked for.
 
-    def __init__(self, scripts: Scripts, queue: str) -> None:
+    ``note_over`` is told of each delivery that is over, also when nobody waits for the outcome.
+    """
+
+    def __init__(
+        self, scripts: Scripts, queue: str, note_over: Callable[[str, int, str], None]
+    ) -> None:
         self._scripts = scripts
         self._queue = queue
+        self._note_over = note_over
         self._settlements: list[Settlement] = []
         self._futures: list[asyncio.Future[Reply]] = []
 
@@ -232,9 +243,13 @@ class SettleGroup(Group):
 
     def settle(self, reply: Reply) -> None:
         """Give each settlement its outcome."""
-        for future, outcome in zip(self._futures, reply, strict=True):
+        together = zip(self._settlements, self._futures, reply, strict=True)
+        for settlement, future, outcome in together:
             if not future.done():
                 future.set_result(outcome)
+            # A stale one is over as well: its consumer holds it no more.
+            if settlement.verb != "extend":
+                self._note_over(self._queue, settlement.number, settlement.token)
 
     def fail(self, error: RestMQError) -> None:
         """Tell each settlement that it failed."""

@@ -43,8 +43,9 @@ class QueueKeys(NamedTuple):
 
     record: str
     """Hash: ``next`` (last number given), ``status``, ``policy``, ``settings``, ``epoch`` (times
-    purged), ``rate_in`` and ``rate_out``; ``turn`` (of round-robin); ``sent``, ``generation``,
-    ``history_bytes``, ``sent_number`` and ``trimmed`` (of broadcast)."""
+    purged), ``purged`` (last number at the latest purge), ``rate_in`` and ``rate_out``; ``turn``
+    (of round-robin); ``sent``, ``generation``, ``history_bytes``, ``sent_number``, ``trimmed`` and
+    ``alone`` (of broadcast)."""
     ready: str
     """List: the numbers of ready messages of default priority that never left, oldest first."""
     ranked: str

@@ -7,22 +7,26 @@ when this node dies, the others give it back (``lua/leases.lua``).
 """
 
 import asyncio
+import functools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from restmq.broker.consumers import Consumer, End
 from restmq.broker.keepalive import KeepAlive
 from restmq.broker.listeners import Listeners
 from restmq.broker.message import LeasedMessage
 from restmq.broker.queues import Queues
-from restmq.broker.scripts import Settlement
+from restmq.broker.scripts import Reply, Settlement
 from restmq.errors import RestMQError, Unavailable
 
 logger = logging.getLogger(__name__)
 
 MAX_PREFETCH = 1000
 MAX_LEASED_PER_CALL = 1000
+MAX_OWED = 20_000
+"""What could not be given back, and is once more; the leases of the rest run out by themselves."""
+
 _RETRY_SECONDS = 0.25
 _LOOK_SECONDS = 0.25
 """A purge is noticed within this time, though its wake-up looks like that of a message."""
@@ -68,6 +72,8 @@ class _LeasedStream:
         self.was_called = False
         """Whether something happened in Redis, maybe a purge, since this was last looked at."""
         self.next_look = 0.0
+        self.is_unsure = False
+        """Whether word of settlements may have been lost, and Redis has not been asked yet."""
         self.pump: asyncio.Task[None] | None = None
 
     def hold(self, holder: _Holder, delivery: Delivery, deadline: float) -> None:
@@ -115,6 +121,8 @@ class LeasedStreams:
         self._listeners = listeners
         self._keep_alive = keep_alive
         self._streams: dict[str, _LeasedStream] = {}
+        self._owed: dict[tuple[str, Settlement], None] = {}
+        """What could not be given back yet, by queue."""
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -154,6 +162,7 @@ class LeasedStreams:
             stream.holders[consumer] = _Holder(consumer, prefetch, lease_seconds)
         finally:
             stream.joining -= 1
+            self._recount(stream)
             self._drop_if_empty(stream)
 
     def begin(self, queue: str, consumer: Consumer) -> None:
@@ -173,7 +182,8 @@ class LeasedStreams:
         for delivery in holder.held:
             del stream.holder_of[delivery]
         settlements = [Settlement("leave", number, token) for number, token in holder.held]
-        outcomes = [self._queues.settle(queue, each, is_admitted=True) for each in settlements]
+        outcomes = [self._give_back(queue, each) for each in settlements]
+        self._recount(stream)
         self._drop_if_empty(stream)
         stream.signal.set()  # the pump may wait for this one to read
         told = asyncio.gather(*outcomes, self._count_out(stream), return_exceptions=True)
@@ -181,6 +191,54 @@ class LeasedStreams:
             if isinstance(outcome, BaseException):
                 logger.warning("what a consumer of %r held comes back later: %s", queue, outcome)
                 return
+
+    def look_anew(self) -> None:
+        """Ask what is still held here, because word of settlements may have been missed."""
+        for stream in self._streams.values():
+            stream.is_unsure = True
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Say and ask again what did not get through to Redis."""
+        owed, self._owed = self._owed, {}
+        for queue, settlement in owed:
+            self._give_back(queue, settlement)
+        for stream in self._streams.values():
+            if stream.is_unsure:
+                stream.is_unsure = False
+                self._check(stream)
+
+    def _give_back(self, queue: str, settlement: Settlement) -> asyncio.Future[Reply]:
+        future = self._queues.settle(queue, settlement, is_admitted=True)
+
+        def note_outcome(future: asyncio.Future[Reply]) -> None:
+            # It may have been done all the same; a second one is stale, which harms nobody.
+            is_lost = future.cancelled() or isinstance(future.exception(), Unavailable)
+            if is_lost and len(self._owed) < MAX_OWED:
+                self._owed[queue, settlement] = None
+
+        future.add_done_callback(note_outcome)
+        return future
+
+    def _check(self, stream: _LeasedStream) -> None:
+        held = list(stream.holder_of)
+        for first in range(0, len(held), MAX_LEASED_PER_CALL):
+            part = held[first : first + MAX_LEASED_PER_CALL]
+            asked = self._queues.still_leased(stream.queue, part)
+            asked.add_done_callback(functools.partial(self._note_checked, stream, part))
+
+    def _note_checked(
+        self, stream: _LeasedStream, held: list[Delivery], asked: asyncio.Future[Reply]
+    ) -> None:
+        if asked.cancelled() or asked.exception() is not None:
+            stream.is_unsure = True
+            return
+        for delivery, is_leased in zip(held, asked.result(), strict=True):
+            if not is_leased and stream.let_go(delivery):
+                self._wake(stream)
+
+    def _recount(self, stream: _LeasedStream) -> None:
+        self._listeners.recount(stream.queue, stream, len(stream.holders) + stream.joining)
 
     async def _count_out(self, stream: _LeasedStream) -> None:
         if stream.holders or stream.joining:
@@ -253,17 +311,50 @@ class LeasedStreams:
         if not wanted:
             await self._look_for_purge(stream)
             return False
-        leases = [
-            self._queues.lease(stream.queue, min(room, MAX_LEASED_PER_CALL), seconds, True)
-            for seconds, room in wanted.items()
-        ]
-        has_more = False
-        for seconds, messages in zip(wanted, await asyncio.gather(*leases), strict=True):
-            self._write(stream, seconds, messages)
-            has_more = has_more or bool(messages)
-        if not has_more:
+        leases: dict[float | None, asyncio.Future[list[LeasedMessage]]] = {}
+        error: RestMQError | None = None
+        try:
+            for seconds, room in wanted.items():
+                count = min(room, MAX_LEASED_PER_CALL)
+                leases[seconds] = self._queues.lease(stream.queue, count, seconds, True)
+        except RestMQError as refusal:  # those before it may get something all the same
+            error = refusal
+        messages, failure = await self._collect(stream, leases)
+        error = error or failure
+        for seconds, found in messages.items():
+            self._write(stream, seconds, found)
+        if error is not None:
+            raise error
+        if not messages:
             await self._look_for_purge(stream)
-        return has_more
+        return bool(messages)
+
+    async def _collect(
+        self,
+        stream: _LeasedStream,
+        leases: Mapping[float | None, asyncio.Future[list[LeasedMessage]]],
+    ) -> tuple[dict[float | None, list[LeasedMessage]], RestMQError | None]:
+        """Return what some got, and by what one failed, when all are done.
+
+        If this is cancelled, what they got goes back.
+        """
+        try:
+            if leases:
+                await asyncio.wait(leases.values())
+        except asyncio.CancelledError:
+            for lease in leases.values():
+                if not lease.cancel() and not lease.cancelled() and lease.exception() is None:
+                    self._queues.release_unseen(stream.queue, lease.result())
+            raise
+        messages: dict[float | None, list[LeasedMessage]] = {}
+        failure: RestMQError | None = None
+        for seconds, lease in leases.items():
+            error = lease.exception()
+            if isinstance(error, RestMQError):
+                failure = error
+            elif found := lease.result():
+                messages[seconds] = found
+        return messages, failure
 
     def _write(
         self, stream: _LeasedStream, seconds: float | None, messages: list[LeasedMessage]

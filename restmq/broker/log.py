@@ -46,6 +46,7 @@ from restmq.broker.commit import Committer
 from restmq.broker.keys import log_keys, log_registry
 from restmq.broker.log_entry import (
     MAX_PAGE_BYTES,
+    AheadOfClock,
     Appended,
     Entry,
     EntryKey,
@@ -64,7 +65,7 @@ from restmq.broker.log_entry import (
 )
 from restmq.broker.log_groups import AppendGroup, ReadGroup, Registration
 from restmq.broker.log_ids import IdKind, number_of_id
-from restmq.broker.log_scripts import LogScripts, append_words
+from restmq.broker.log_scripts import AHEAD, LogScripts, append_words
 from restmq.broker.schedule import Schedule
 from restmq.broker.scripts import Argument, Reply, command
 from restmq.errors import InvalidInput
@@ -177,10 +178,14 @@ class Logs:
         source: bytes = b"",
         path: bytes = b"",
         expected: bytes | None = None,
+        max_ahead_seconds: float | None = None,
     ) -> None:
         """Store one value under each of the keys, in place of what is there, or as a new entry.
 
-        Its time to live counts from now. ``expected``: as in ``append_all``.
+        Its time to live counts from now. ``expected``: as in ``append_all``. In a log of times,
+        ``max_ahead_seconds`` is how far an id may lie beyond Redis's clock and the last id given:
+        what is appended before that time comes would lie before it, where nobody who follows the
+        log looks again. Raises ``AheadOfClock`` beyond that, and then nothing is stored.
         """
         check_ttl(ttl_seconds)
         check_keys(log, keys)
@@ -188,13 +193,19 @@ class Logs:
         if not keys:
             return
         self._note(log, ttl_seconds)
-        call = self._scripts.put(log, _unique(keys), packed, ttl_seconds, expected)
+        call = self._scripts.put(
+            log, _unique(keys), packed, ttl_seconds, expected, max_ahead_seconds
+        )
         operations = [self._committer.submit(call)]
         if expected is None:
             operations.append(self.register(log))
         other = (await asyncio.gather(*operations))[0]
+        if other == AHEAD:
+            raise AheadOfClock(f"an id may be at most {max_ahead_seconds:g} s ahead of the clock")
         if other is not None:
             raise other_attributes(log, other)
+        if expected is None:
+            await self.register(log)  # a deletion may have come between
 
     async def read(self, log: Log, query: Query) -> Page:
         """Read one page. It is not complete as long as there may be more to read at once."""
@@ -269,21 +280,10 @@ class Logs:
 
     async def id_at_offset(self, log: Log, offset: int, partition: int = 0) -> bytes | None:
         """Return the id of the entry at an offset from the oldest (0), or the newest (-1)."""
-        return await self._locate(log, partition, "offset", offset)
-
-    async def id_at_time(self, log: Log, seconds: float, partition: int = 0) -> bytes | None:
-        """Return the id of the first entry that was appended at that time or later.
-
-        Times are seconds since the epoch on Redis's clock. This is for logs that count; in logs of
-        times, ``first_id_at`` and ``last_id_at`` are positions for any time.
-        """
-        return await self._locate(log, partition, "published", seconds)
-
-    async def _locate(self, log: Log, partition: int, by: str, value: float) -> bytes | None:
         check_partition(partition)
 
         def ask() -> Awaitable[Reply]:
-            call = self._scripts.locate(log, partition, by, value, MAX_CLEARED)
+            call = self._scripts.locate(log, partition, offset, MAX_CLEARED)
             return self._committer.submit(call)
 
         return (await _until_cleared(ask))[0] or None

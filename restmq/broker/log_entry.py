@@ -225,6 +225,10 @@ class OtherAttributes(Conflict):
         """What it has."""
 
 
+class AheadOfClock(InvalidInput):
+    """An id lies too far in the future; nothing was stored."""
+
+
 def other_attributes(log: Log, stored: bytes) -> RestMQError:
     """Make the error for attributes that are not as expected; empty: the log has none."""
     if not stored:

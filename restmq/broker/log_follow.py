@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -19,8 +19,13 @@ from restmq.broker.backend import CONNECTION_ERRORS, Backend
 from restmq.broker.keys import LOG_NODES_CHANNEL, log_channel
 from restmq.broker.log import Logs
 from restmq.broker.log_entry import Log, Page, Query, Scope, check_path, line_of
+from restmq.errors import Unavailable
 
 logger = logging.getLogger(__name__)
+
+STREAM_PAGE_ENTRIES = 500
+STREAM_PAGE_BYTES = 256 * 1024
+"""What one stream holds in memory at the most; one entry may pass it."""
 
 _RECONNECT_SECONDS = 0.2
 _SUBSCRIBE_TIMEOUT_SECONDS = 5.0
@@ -223,18 +228,45 @@ async def read_waiting(
                 return page
 
 
-async def follow(logs: Logs, watcher: LogWatcher, log: Log, query: Query) -> AsyncGenerator[Page]:
+async def follow_all(
+    logs: Logs,
+    watcher: LogWatcher,
+    log: Log,
+    queries: Sequence[Query],
+    may_go_on: Callable[[], Awaitable[bool]] | None = None,
+) -> AsyncGenerator[Page]:
     """Read pages that are not empty, oldest first, for ever: what is there, then what comes.
 
-    Begins where the query begins. What is stored before the position reached so far, as a put can,
-    is not seen.
+    Begins where the queries begin. What is stored before the position reached so far, as a put
+    can, is not seen. It keeps to the limits of a stream, follows several queries about one log at
+    once (those of several partitions, say; they must have one scope and path), and outlives a
+    store that is out of reach for a while. ``may_go_on`` is asked whenever it looked and found
+    nothing, as after the log was deleted; if it says no, that is the end.
     """
-    with watcher.watch(log, query.scope, query.path) as watch:
+    pending = [_within_limits(query) for query in queries]
+    with watcher.watch(log, queries[0].scope, queries[0].path) as watch:
         while True:
-            page = await logs.read(log, query)
-            if page.position is not None:
-                query = query._replace(start=page.position, inclusive=False)
-            if page.entries:
-                yield page
-            elif page.is_complete:
+            is_complete, found = True, False
+            try:
+                for index, query in enumerate(pending):
+                    page = await logs.read(log, query)
+                    if page.position is not None:
+                        pending[index] = query._replace(start=page.position, inclusive=False)
+                    is_complete = is_complete and page.is_complete
+                    if page.entries:
+                        found = True
+                        yield page
+                if not found and may_go_on is not None and not await may_go_on():
+                    return
+            except Unavailable as error:
+                await watch.wait(error.retry_after_seconds)
+                continue
+            if is_complete:
                 await watch.wait()
+
+
+def _within_limits(query: Query) -> Query:
+    return query._replace(
+        limit=min(query.limit, STREAM_PAGE_ENTRIES),
+        max_bytes=min(query.max_bytes, STREAM_PAGE_BYTES),
+    )

@@ -64,8 +64,8 @@ class AppendGroup(Group):
         if len(reply) == 1:
             self.fail(other_attributes(self._log, reply[0]))
             return
-        if reply[2] and self._expected is None and self.registration is None:
-            # It is new to a node that knew it, so somebody has deleted it since.
+        if reply[2] and self._expected is None:
+            # Whenever it was registered, somebody may have deleted it since.
             self.registration = self._register(self._log)
         if self.registration is None:
             self._tell(reply)

@@ -13,6 +13,9 @@ from restmq.broker.scripts import Argument, Call, Script, load_script
 _SHARED = ("log_common",)
 _READING = (*_SHARED, "log_reading")
 
+AHEAD = 1
+"""What ``log_put.lua`` replies when an id lies too far in the future."""
+
 _BYTES = [bytes((value,)) for value in range(256)]
 
 
@@ -64,10 +67,14 @@ class LogScripts:
         packed: bytes,
         ttl_seconds: float | None,
         expected: bytes | None,
+        max_ahead_seconds: float | None = None,
     ) -> Call:
-        """Store one packed entry under each of the keys; ``expected`` as for ``append``."""
-        ttl = _ttl(ttl_seconds)
-        return self._call(self._put, log, *_expected(expected), ttl, packed, *_fields(keys))
+        """Store one packed entry under each of the keys; ``expected`` as for ``append``.
+
+        The reply is ``AHEAD`` if an id is further ahead of the clock than it may be.
+        """
+        limits = _seconds(ttl_seconds), _seconds(max_ahead_seconds)
+        return self._call(self._put, log, *_expected(expected), *limits, packed, *_fields(keys))
 
     def read(self, log: Log, query: Query) -> Call:
         """Read what the query asks for."""
@@ -103,9 +110,9 @@ class LogScripts:
             self._count, log, max_cleared, *[_BYTES[partition] for partition in partitions]
         )
 
-    def locate(self, log: Log, partition: int, by: str, value: float, max_cleared: int) -> Call:
-        """Find an entry ``by`` its ``offset``, or by when it was ``published``."""
-        return self._call(self._locate, log, max_cleared, _BYTES[partition], by, repr(value))
+    def locate(self, log: Log, partition: int, offset: int, max_cleared: int) -> Call:
+        """Find an entry by its offset from the oldest, or if that is negative from the newest."""
+        return self._call(self._locate, log, max_cleared, _BYTES[partition], offset)
 
     def set_attributes(self, log: Log, attributes: bytes, expected: bytes | None) -> Call:
         """Replace the attributes that the caller knows; None: it knows that there are none."""
@@ -138,11 +145,11 @@ def append_words(
     partition: int, ttl_seconds: float | None, packed: bytes
 ) -> tuple[Argument, Argument, Argument]:
     """Return the words by which ``log_append.lua`` is told of one entry."""
-    return "" if ttl_seconds is None else ttl_seconds, _BYTES[partition], packed
+    return _seconds(ttl_seconds), _BYTES[partition], packed
 
 
-def _ttl(ttl_seconds: float | None) -> Argument:
-    return "" if ttl_seconds is None else ttl_seconds
+def _seconds(value: float | None) -> Argument:
+    return "" if value is None else value
 
 
 def _flag(value: bool) -> str:

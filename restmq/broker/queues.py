@@ -36,6 +36,8 @@ class Queues:
         self.on_first_number: Callable[[str], asyncio.Future[Reply] | None] = lambda queue: None
         """Called when a queue begins to count: it is new, or Redis has lost it. If it returns
         something, that must have come to pass before the add counts as done."""
+        self.on_over: Callable[[str, int, str], None] = lambda queue, number, token: None
+        """Called when a delivery is over: settled by this node, or found to be stale."""
         self._loop = asyncio.get_running_loop()
         self._restores = 0
         self._lease_seconds: dict[str, float] = {}
@@ -213,11 +215,24 @@ class Queues:
                 # Not before the settlement itself has surely come to pass.
                 self._schedule.note(QUEUE, queue, max(seconds, SHORTEST_SECONDS))
         group = self._committer.group(
-            (queue, "settle"), SettleGroup, 0, self._scripts, queue, is_admitted=is_admitted
+            (queue, "settle"),
+            SettleGroup,
+            0,
+            self._scripts,
+            queue,
+            self.on_over,
+            is_admitted=is_admitted,
         )
         future: asyncio.Future[Reply] = self._loop.create_future()
         group.append(settlement, future)
         return future
+
+    def still_leased(
+        self, queue: str, deliveries: Sequence[tuple[int, str]]
+    ) -> asyncio.Future[Reply]:
+        """Ask of each delivery, number and token, whether its lease runs still: 1 or 0."""
+        call = self._scripts.still_leased(queue, deliveries)
+        return self._committer.submit(call, is_admitted=True)
 
 
 def _after(step: asyncio.Future[Reply], future: asyncio.Future[Added], added: Added) -> None:

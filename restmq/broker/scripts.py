@@ -130,6 +130,7 @@ class Scripts:
         self._take = load_script("take", *_LEASES, "popped", "replies")
         self._lease = load_script("lease", *_LEASES)
         self._settle = load_script("settle", *_LEASES)
+        self._still_leased = load_script("still_leased", *_LEASES)
         self._restore = load_script("restore", *_QUEUE, "popped", "replies")
         self._get = load_script("get", *_LEASES)
         self._peek = load_script("peek", *_LEASES)
@@ -204,6 +205,11 @@ class Scripts:
         """Ack, extend, release or bury leased messages."""
         own: list[Argument] = [word for settlement in settlements for word in settlement]
         return self._call(self._settle, queue, self.node, *own)
+
+    def still_leased(self, queue: str, deliveries: Iterable[tuple[int, str]]) -> Call:
+        """Ask which deliveries, pairs of number and token, are leased still."""
+        own: list[Argument] = [word for delivery in deliveries for word in delivery]
+        return self._call(self._still_leased, queue, *own)
 
     def restore(self, queue: str, name: str, messages: Iterable[tuple[int, bytes]]) -> Call:
         """Put messages that reached nobody back: pairs of number and stored record.
@@ -296,9 +302,9 @@ class Scripts:
         lifetime = "" if lifetime_seconds is None else lifetime_seconds
         return self._call(self._listen, queue, self.node, consumers, lifetime)
 
-    def visit(self, queue: str) -> Call:
-        """Clear what is due."""
-        return self._call(self._visit, queue)
+    def visit(self, queue: str, unsure_seconds: float = 0) -> Call:
+        """Clear what is due; for ``unsure_seconds`` this node may count no other as dead."""
+        return self._call(self._visit, queue, unsure_seconds)
 
     def copies(self, queue: str, count: int, max_bytes: int, arrived: Iterable[int] = ()) -> Call:
         """Read messages on their way to other queues, after forgetting those that arrived."""

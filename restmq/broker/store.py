@@ -56,6 +56,8 @@ class Store:
         )
         self.listeners = Listeners(self.committer, self.scripts, self.schedule)
         self.leased = LeasedStreams(self.queues, self.listeners, self.keep_alive)
+        self.queues.on_over = self.leased.settled
+        self.listeners.on_contact = self.leased.catch_up
         self.schedule.on_due(QUEUE, self._visit)
         channel = NODE_CHANNEL + node
         handlers = {
@@ -129,6 +131,9 @@ class Store:
         """Look at everything, because wake-ups may have been missed."""
         if self.on_reconnect is not None:
             self.on_reconnect()
+        # Before anything is visited, or this node might count as dead: it could not call.
+        self.listeners.announce_all()
+        self.leased.look_anew()
         self.schedule.look_anew()
         self.dispatcher.wake_all()
         self.listeners.wake_all()
@@ -137,7 +142,7 @@ class Store:
         """Clear what is due in a queue; the schedule calls this."""
         has_more = True
         while has_more:
-            call = self.scripts.visit(queue)
+            call = self.scripts.visit(queue, self.listeners.unsure_seconds)
             due, has_copies, has_more = await self.committer.submit(call, is_admitted=True)
         if has_copies:
             self.copier.start(queue)

@@ -36,7 +36,11 @@ class Stores:
         self.disk.queues.on_first_number = lambda queue: self._register(queue, DISK)
         self._memory: Store | None = None
         self.found: dict[str, Store] = {}
-        """Where registered queues live, for those used lately."""
+        """Where registered queues live, for those used lately whose settings are there."""
+        self._uncopied: dict[str, Store] = {}
+        """Those in memory that must get their settings again before they are used."""
+        self._losses = 0
+        """How often the Redis in memory may have lost everything."""
         self._most_found = MAX_FOUND_QUEUES
         self._created: set[str] = set()
         """Queues that this node registered and has not seen a message of yet."""
@@ -56,7 +60,8 @@ class Stores:
 
     def located(self, queue: str) -> Store:
         """Return where a queue lives that was found before, or else the store on disk."""
-        return self.found.get(queue, self.disk)
+        store = self.found.get(queue)
+        return self._uncopied.get(queue, self.disk) if store is None else store
 
     async def find(self, queue: str) -> Store:
         """Return where a queue lives, or would live.
@@ -73,6 +78,14 @@ class Stores:
         if self.wanted_storage(queue) == MEMORY:
             return await self._memory_store()
         return self.disk
+
+    async def find_opened(self, queue: str) -> Store:
+        """Return where a queue lives, but open nothing for it, and so start no second Redis.
+
+        While the store in memory is not open, that on disk stands for it: of a queue in memory it
+        has the settings and nothing else. Raises as ``find``.
+        """
+        return self.disk if self._memory is None else await self.find(queue)
 
     async def create(self, queue: str, storage: str | None = None) -> Store:
         """Register a queue if it is new, and return where it lives."""
@@ -126,6 +139,7 @@ class Stores:
             self.found = {q: place for q, place in self.found.items() if place is not self.disk}
             self._most_found = max(MAX_FOUND_QUEUES, 2 * len(self.found))
         self.found[queue] = store
+        self._uncopied.pop(queue, None)
         return store
 
     async def _store_of(self, queue: str, storage: str) -> Store:
@@ -134,15 +148,38 @@ class Stores:
         store = await self._memory_store()
         # Settings are kept on disk as well; those of the patterns every node has by itself.
         disk = self.disk
-        policy, status, own = await disk.committer.submit(disk.scripts.show_settings(queue))
-        if policy or status or own:
-            call = store.scripts.copy_settings(queue, policy, status, own)
-            await store.committer.submit(call)
-        return store
+        copied = None if queue in self._uncopied else [b"", b"", b""]
+        losses = self._losses
+        # Once more after each copy: another node may have changed them in the meantime.
+        while True:
+            kept = await disk.committer.submit(disk.scripts.show_settings(queue))
+            if losses != self._losses:
+                copied, losses = None, self._losses
+            if kept == copied:
+                return store
+            await store.committer.submit(store.scripts.copy_settings(queue, *kept))
+            copied = kept
 
-    def _forget_memory_queues(self) -> None:
-        """Look for queues in memory anew: if their Redis lost them, their settings are copied."""
-        self.found = {name: store for name, store in self.found.items() if store is self.disk}
+    def copy_again(self, queue: str) -> None:
+        """Have the settings of a queue in memory copied from disk before it is used again."""
+        store = self.found.get(queue)
+        if store is not None and store is not self.disk:
+            self._uncopied[queue] = self.found.pop(queue)
+
+    def _copy_all_again(self) -> None:
+        """Have the settings of all queues in memory copied again: their Redis may have lost them.
+
+        Where they live stays known, because open streams and leases end there.
+        """
+        self._losses += 1
+        for queue in list(self.found):
+            self.copy_again(queue)
+        if len(self._uncopied) > MAX_FOUND_QUEUES:
+            self._uncopied = {
+                queue: store
+                for queue, store in self._uncopied.items()
+                if store.dispatcher.has_consumers(queue) or store.listeners.has(queue)
+            }
 
     async def _memory_store(self) -> Store:
         if self._memory is not None:
@@ -153,7 +190,7 @@ class Stores:
         if self._memory is None:  # nobody else was faster
             store = self._make_store(url)
             store.queues.on_first_number = lambda queue: self._register(queue, MEMORY)
-            store.on_reconnect = self._forget_memory_queues
+            store.on_reconnect = self._copy_all_again
             self._memory = store
             await store.open()
         return self._memory

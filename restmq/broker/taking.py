@@ -132,10 +132,9 @@ class Taking:
         return self.conclude(receipt, outcome)
 
     def conclude(self, receipt: Receipt, outcome: Reply) -> Reply:
-        """Take note of how a settlement ended that was begun; raises ``StaleReceipt``."""
+        """Return how a settlement ended that was begun; raises ``StaleReceipt``."""
         if not outcome:
             raise StaleReceipt("this lease ran out or was settled before")
-        self._stores.located(receipt.queue).leased.settled(*receipt)
         return outcome
 
     # Operations begun without waiting, for callers that count every microsecond. They are only

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from restmq.access import Section
 from restmq.broker.broker import Broker
-from restmq.broker.cursors import KEPT_COUNT, Start
+from restmq.broker.cursors import KEPT_COUNT, Start, check_client
 from restmq.broker.log_entry import (
     MAX_PAGE_ENTRIES,
     Appended,
@@ -166,8 +166,11 @@ class ChannelEndpoint:
         limit = parameters.integer(b"limit", 1, MAX_PAGE_ENTRIES) or DEFAULT_LIMIT
         wait_seconds = parameters.integer(b"wait", 0, MAX_WAIT_SECONDS)
         after = parameters.integer(b"after", 0, MAX_NUMBER)
-        if after is None:  # who waits wants what is new; who does not, what there is
-            after = 0 if wait_seconds is None else await self._logs.last_number(log)
+        if after is None and wait_seconds is None:
+            after = 0
+        if after != 0:  # who waits wants what is new; and nothing is beyond the end
+            last = await self._logs.last_number(log)
+            after = last if after is None else min(after, last)
         query = Query(limit, start=id_of_number(after))
         reading = read_waiting(self._logs, self._watcher, log, query, wait_seconds or 0)
         page = await self._streams.hold(reading)
@@ -180,30 +183,23 @@ class ChannelEndpoint:
         self, request: Request, log: Log, parameters: Parameters
     ) -> web.StreamResponse:
         """Stream messages as events, whose ids are theirs: from ``Last-Event-ID``, else ``after``,
-        else only what is new.
+        else only what is new. What is kept no more when its turn comes is announced as a gap.
         """
         self._check_access(request, Section.COMET)
         after = parameters.integer(b"after", 0, MAX_NUMBER)
         resumed = last_event_id(request, parameters)
         # Asked in any case: if the store is out of reach, the client learns it by the status.
         last = await self._logs.last_number(log)
-        opened = OPENED
         if resumed is not None:
             after = whole_number("Last-Event-ID", resumed, 0, MAX_NUMBER)
-            opened += await self._gap(log, after, last)
-        after = last if after is None else min(after, last)
-        queries = [Query(MAX_PAGE_ENTRIES, start=id_of_number(after))]
+        events = _Events(log.name, last if after is None else min(after, last), self._encode_page)
+        opened = OPENED
+        if after is not None:
+            first_id = await self._logs.id_at_offset(log, 0)
+            opened += events.skip_to(last + 1 if first_id is None else number_of_id(first_id))
+        queries = [Query(MAX_PAGE_ENTRIES, start=id_of_number(events.position))]
         pages = follow_all(self._logs, self._watcher, log, queries)
-        return await self._streams.stream(request, pages, self._encode_page, opened=opened)
-
-    async def _gap(self, log: Log, after: int, last: int) -> bytes:
-        """Return what announces the messages after ``after`` that are kept no more, if any."""
-        first_id = await self._logs.id_at_offset(log, 0)
-        first = last + 1 if first_id is None else number_of_id(first_id)
-        if first <= after + 1:
-            return b""
-        gone = encode_json({"channel": log.name, "from": after + 1, "to": first - 1})
-        return encode_event(gone, id=str(first - 1), event="gap")
+        return await self._streams.stream(request, pages, events, opened=opened)
 
     async def post_message(self, request: Request, rest: str) -> web.StreamResponse:
         """``POST /channels/C``: writes a message, and answers with its envelope."""
@@ -238,10 +234,13 @@ class ChannelEndpoint:
     def _parse(self, body: bytes) -> NewMessage:
         try:
             body.decode()  # what is kept as it was written is not looked at otherwise
-            return self._decode_message(body)
+            message = self._decode_message(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             text = f'the body must be {{"data": ANY, "src": "CLIENT"}} in JSON: {error}'
             raise InvalidInput(text) from None
+        if message.src:
+            check_client(message.src)
+        return message
 
     async def delete_channel(self, request: Request, rest: str) -> web.StreamResponse:
         """``DELETE /channels/C``, or ``/channels/C/messages?before=ID``, which prunes."""
@@ -386,6 +385,30 @@ def _envelope(entry: Entry) -> dict[str, object]:
 
 def _envelopes(entries: Iterable[Entry]) -> list[dict[str, object]]:
     return [_envelope(entry) for entry in entries]
+
+
+class _Events:
+    """The events of one stream, which tell of every message: it is there, or it is gone."""
+
+    def __init__(self, channel: str, position: int, encode: Callable[[Page], bytes]) -> None:
+        self._channel = channel
+        self._encode = encode
+        self.position = position
+        """The message that was told of last."""
+
+    def __call__(self, page: Page) -> bytes:
+        """Write a page, whose messages follow each other, and before it what is missing."""
+        gap = self.skip_to(page.entries[0].number)
+        self.position = page.entries[-1].number
+        return gap + self._encode(page)
+
+    def skip_to(self, first: int) -> bytes:
+        """Return what announces that the messages before ``first`` are kept no more, if any."""
+        missing, self.position = self.position + 1, max(self.position, first - 1)
+        if missing > self.position:
+            return b""
+        gone = encode_json({"channel": self._channel, "from": missing, "to": self.position})
+        return encode_event(gone, id=str(self.position), event="gap")
 
 
 def _events(page: Page) -> bytes:

@@ -33,7 +33,7 @@ class StreamParameters(NamedTuple):
 
     format: str
     """``comet``, ``sse`` or ``ws``."""
-    wait_seconds: int | None
+    wait_seconds: float | None
     """For a long-poll: how long to wait for something; None for a stream."""
     after: int | None
     """The number of the last message that it got; 0 for all that is kept, None for what comes."""
@@ -65,7 +65,7 @@ def read_stream_parameters(request: Request) -> StreamParameters:
                 raise InvalidInput(f"{name} goes with ack=1")
     return StreamParameters(
         format="ws" if is_upgrade else wanted,
-        wait_seconds=None if is_upgrade else query.integer(b"wait", 0, MAX_WAIT_SECONDS),
+        wait_seconds=None if is_upgrade else query.number(b"wait", 0, MAX_WAIT_SECONDS),
         after=_after(request, query, is_leased),
         is_leased=is_leased,
         prefetch=query.integer(b"prefetch", 1, MAX_PREFETCH) or 1,

@@ -8,17 +8,26 @@ nothing at all is cut off. Whoever was cut off resumes from its position.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from typing import Any, Self, TypeVar
 
 from aiohttp import HttpVersion11, web
 
-from restmq.broker.log import Logs
-from restmq.broker.log_entry import Entry, Log, Page, Query
-from restmq.broker.log_follow import LogWatcher
+from restmq.broker.log_entry import Entry, Page
+from restmq.broker.log_follow import follow_all
 from restmq.codecs.sse import COMMENT_PING
 from restmq.endpoints.web import Parameters, Request, wait_for_reader
-from restmq.errors import Unavailable
+
+__all__ = [
+    "EVENT_STREAM",
+    "MAX_WAIT_SECONDS",
+    "OPENED",
+    "EncodeOnce",
+    "LogStreams",
+    "follow_all",
+    "last_event_id",
+    "wants_events",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +36,6 @@ OPENED = b"retry: 1000\n\n"
 """Tells a browser to wait for so many milliseconds before it comes back."""
 
 MAX_WAIT_SECONDS = 60
-STREAM_PAGE_ENTRIES = 500
-STREAM_PAGE_BYTES = 256 * 1024
-"""What one stream holds in memory at the most; one entry may pass it."""
 
 Encode = Callable[[Page], bytes]
 Result = TypeVar("Result")
@@ -170,41 +176,6 @@ class EncodeOnce:
         if page.entries is not self._entries:
             self._entries, self._data = page.entries, self._encode(page)
         return self._data
-
-
-async def follow_all(
-    logs: Logs, watcher: LogWatcher, log: Log, queries: Sequence[Query]
-) -> AsyncGenerator[Page]:
-    """Read pages that are not empty for ever, as ``follow``, for one stream.
-
-    It keeps to the limits of a stream, follows several queries about one log at once (those of
-    several partitions, say; they must have one scope and path), and outlives a store that is out
-    of reach for a while.
-    """
-    pending = [_within_limits(query) for query in queries]
-    with watcher.watch(log, queries[0].scope, queries[0].path) as watch:
-        while True:
-            is_complete = True
-            try:
-                for index, query in enumerate(pending):
-                    page = await logs.read(log, query)
-                    if page.position is not None:
-                        pending[index] = query._replace(start=page.position, inclusive=False)
-                    is_complete = is_complete and page.is_complete
-                    if page.entries:
-                        yield page
-            except Unavailable as error:
-                await watch.wait(error.retry_after_seconds)
-                continue
-            if is_complete:
-                await watch.wait()
-
-
-def _within_limits(query: Query) -> Query:
-    return query._replace(
-        limit=min(query.limit, STREAM_PAGE_ENTRIES),
-        max_bytes=min(query.max_bytes, STREAM_PAGE_BYTES),
-    )
 
 
 def wants_events(request: Request) -> bool:

@@ -75,7 +75,12 @@ from restmq.endpoints.web import (
     read_body,
     read_parameters,
 )
-from restmq.errors import MethodNotAllowed, NotFound, RestMQError, UnsupportedMediaType
+from restmq.errors import (
+    MethodNotAllowed,
+    NotFound,
+    RestMQError,
+    UnsupportedMediaType,
+)
 
 SEGMENT = "v1"
 HEARTBEAT = "__heartbeat__"
@@ -130,28 +135,27 @@ class QueueyEndpoint:
         """Return this endpoint's rows of the route table."""
         get, post = self._answering(self._get), self._answering(self._post)
         put, delete = self._answering(self._put), self._answering(self._delete)
-        return [
+        begin = self._quick_posts.begin
+        rows = [
             Route("GET", HEARTBEAT, (), self.get_heartbeat, changes=False),
             Route("GET", SEGMENT, CONSUMER, get, changes=False),
-            Route("POST", SEGMENT, PRODUCER, post, changes=True, begin=self._quick_posts.begin),
+            Route("POST", SEGMENT, PRODUCER, post, changes=True, begin=begin),
             Route("PUT", SEGMENT, PRODUCER, put, changes=True),
             Route("DELETE", SEGMENT, PRODUCER, delete, changes=True),
         ]
+        return [row._replace(refuse=_refuse) for row in rows]
 
     async def get_heartbeat(self, request: Request, rest: str) -> web.StreamResponse:
         """``GET /__heartbeat__``: the server is there."""
         if rest.strip("/"):
-            return error_reply(NotFound("There is nothing at this path."))
+            raise NotFound("There is nothing at this path.")
         return ok_reply()
 
     def _answering(self, handle: Handle) -> Callable[[Request, str], Awaitable[web.StreamResponse]]:
-        """Make a handler that finds its target, and tells errors as Queuey does."""
+        """Make a handler that finds its target."""
 
         async def answer(request: Request, rest: str) -> web.StreamResponse:
-            try:
-                return await handle(request, self._find_target(request, rest))
-            except RestMQError as error:
-                return error_reply(error)
+            return await handle(request, self._find_target(request, rest))
 
         return answer
 
@@ -292,7 +296,7 @@ class QueueyEndpoint:
             return await self._stream(request, target, log, queries)
         if wait is not None:
             wait_seconds = read_number("wait", wait, 0, MAX_WAIT_SECONDS)
-            await self._streams.hold(self._wait_for_any(log, queries, wait_seconds))
+            await self._streams.hold(self._wait_for_any(target, log, queries, wait_seconds))
             queue = await self._readable(target, log)
         existing = [each for each in queries if each.partition <= queue.settings.partitions]
         return await list_reply(request, "messages", self._read(log, existing))
@@ -311,15 +315,23 @@ class QueueyEndpoint:
                     query = query._replace(start=more.position, inclusive=False, limit=rest)
                     more = await self._logs.read(log, query)
 
-    async def _wait_for_any(self, log: Log, queries: Sequence[Query], wait_seconds: int) -> None:
-        """Wait until there is something to read, or until the time is over."""
+    async def _wait_for_any(
+        self, target: Target, log: Log, queries: Sequence[Query], wait_seconds: int
+    ) -> None:
+        """Wait until there is something to read, or until the time is over.
+
+        Raises when the queue is gone, or the client may not read it any more.
+        """
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait_seconds
         probes = [query._replace(limit=1) for query in queries]
         with self._watcher.watch(log) as watch:
             while True:
                 pages = await asyncio.gather(*(self._logs.read(log, probe) for probe in probes))
-                if any(page.entries for page in pages) or not await watch.wait(deadline - clock()):
+                if any(page.entries for page in pages):
+                    return
+                await self._readable(target, log)
+                if not await watch.wait(deadline - clock()):
                     return
 
     async def _stream(
@@ -340,13 +352,24 @@ class QueueyEndpoint:
         self, target: Target, log: Log, queries: Sequence[Query]
     ) -> AsyncGenerator[Page]:
         """Yield what is there and what comes, for as long as the client may read it."""
-        async with aclosing(follow_all(self._logs, self._watcher, log, queries)) as pages:
+
+        async def may_read() -> bool:
+            try:
+                await self._readable(target, log)
+            except RestMQError:  # whoever comes back is told why
+                return False
+            return True
+
+        pages = follow_all(self._logs, self._watcher, log, queries, may_read)
+        async with aclosing(pages):
             async for page in pages:
-                try:
-                    await self._readable(target, log)
-                except RestMQError:  # whoever comes back is told why
+                if not await may_read():
                     return
                 yield page
+
+
+def _refuse(request: Request, error: RestMQError) -> Reply:
+    return error_reply(error)
 
 
 def _queries(request: Request, parameters: Parameters) -> list[Query]:

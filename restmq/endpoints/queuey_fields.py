@@ -26,6 +26,8 @@ DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 MAX_BATCH_MESSAGES = 10_000
 MAX_COUNT_DIGITS = 18
+MAX_AHEAD_SECONDS = 60
+"""How far in the future the time of an id may lie under which a client stores a message."""
 
 TICKS_PER_SECOND = 10_000_000
 
@@ -36,6 +38,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]+")
 _HEX_ID = re.compile(r"[0-9a-fA-F]{32}")
 _SECONDS = re.compile(r"(-?)([0-9]{1,20})(?:\.([0-9]*))?")
 _MESSAGE_ID = re.compile(r"(?:([0-9]{1,3}):)?([0-9a-zA-Z]{32})")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _PRINCIPLE = re.compile(r"app:\w+|bid:\w+@\w+\.\w+", re.ASCII)
 
 
@@ -173,6 +176,8 @@ def read_change(parameters: Parameters) -> dict[str, Any]:
         text = parameters.text(field.encode())
         if text is not None:
             change[field] = read(text)
+    if "principles" not in change and parameters.names(b"principles"):
+        change["principles"] = None  # blank: there are to be none
     return change
 
 
@@ -189,6 +194,10 @@ def check_new_name(name: str) -> str:
         raise BadField("queue_name", f"Longer than maximum length {MAX_NAME_CHARACTERS}")
     if "/" in name:
         raise BadField("queue_name", "A queue name cannot hold a slash")
+    if name in (".", ".."):
+        raise BadField("queue_name", f'"{name}" is not a queue name, as paths take it away')
+    if _CONTROL.search(name):
+        raise BadField("queue_name", "A queue name cannot hold control characters")
     return name
 
 

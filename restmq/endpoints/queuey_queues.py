@@ -13,6 +13,7 @@ import msgspec
 
 from restmq.broker.log import Logs
 from restmq.broker.log_entry import (
+    AheadOfClock,
     Appended,
     EntryKey,
     Log,
@@ -23,6 +24,7 @@ from restmq.broker.log_entry import (
 )
 from restmq.broker.log_ids import IdKind
 from restmq.endpoints.queuey_fields import (
+    MAX_AHEAD_SECONDS,
     MAX_NAME_CHARACTERS,
     BadField,
     Draft,
@@ -196,7 +198,11 @@ class QueueyQueues:
     async def put(
         self, queue: Queue, keys: Sequence[EntryKey], body: str, ttl_seconds: int
     ) -> None:
-        """Store a body under each id; raises NoSuchQueue, and BadField for a wrong partition."""
+        """Store a body under each id.
+
+        Raises NoSuchQueue, and BadField for a wrong partition, or an id more than a minute ahead:
+        followers that have read it would not see what is posted before that time.
+        """
         while True:
             for key in keys:
                 check_number("partition", key.partition, 1, queue.settings.partitions)
@@ -207,7 +213,10 @@ class QueueyQueues:
                     body.encode(),
                     ttl_seconds=ttl_seconds,
                     expected=queue.attributes,
+                    max_ahead_seconds=MAX_AHEAD_SECONDS,
                 )
+            except AheadOfClock as error:
+                raise BadField("InvalidMessageID", str(error)) from None
             except OtherAttributes as error:
                 queue = Queue.of(queue.log, error.info)
             except NotFound:

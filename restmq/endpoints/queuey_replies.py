@@ -10,13 +10,24 @@ from http import HTTPStatus
 
 from aiohttp import web
 
+from restmq.access import BASIC_CHALLENGE
+from restmq.endpoints.queuey_access import InvalidApplicationKey
 from restmq.endpoints.web import HTTP_STATUS, JSON, Reply, Request, encode_json
-from restmq.errors import MethodNotAllowed, NotFound, RestMQError, TooLarge, Unavailable
+from restmq.errors import (
+    AccessDenied,
+    CredentialsRequired,
+    ForeignOrigin,
+    MethodNotAllowed,
+    NotFound,
+    RestMQError,
+    TooLarge,
+    Unavailable,
+)
 
 MAX_WHOLE_BYTES = 1024 * 1024
 """A list that takes more is sent as it is read, so that no reply has to fit into memory."""
 
-_CHALLENGE = ("WWW-Authenticate", "Application")
+_CHALLENGE = "WWW-Authenticate"
 
 
 def ok_reply(status: int = HTTPStatus.OK, **fields: object) -> Reply:
@@ -25,16 +36,22 @@ def ok_reply(status: int = HTTPStatus.OK, **fields: object) -> Reply:
 
 
 def error_reply(error: RestMQError) -> Reply:
-    """Reply with an error, under the field that clients look for."""
+    """Reply with an error, under the field that clients look for.
+
+    The text may hold what a header said, and there what is not UTF-8 becomes ``?``.
+    """
     status = HTTP_STATUS.get(error.code, HTTPStatus.INTERNAL_SERVER_ERROR)
     headers = []
-    if status == HTTPStatus.UNAUTHORIZED:
-        headers.append(_CHALLENGE)
+    if isinstance(error, InvalidApplicationKey):
+        headers.append((_CHALLENGE, "Application"))
+    if isinstance(error, CredentialsRequired):
+        headers.append((_CHALLENGE, BASIC_CHALLENGE))
     if isinstance(error, MethodNotAllowed):
         headers.append(("Allow", error.allowed))
     if isinstance(error, Unavailable):
         headers.append(("Retry-After", str(error.retry_after_seconds)))
-    body = {"status": "error", "error_msg": {_field_of(error): str(error)}}
+    text = str(error).encode("utf-8", "replace").decode()
+    body = {"status": "error", "error_msg": {_field_of(error): text}}
     return Reply(encode_json(body), status=status, content_type=JSON, headers=headers)
 
 
@@ -44,6 +61,8 @@ def _field_of(error: RestMQError) -> str:
         return field
     if isinstance(error, Unavailable):
         return "storage"
+    if isinstance(error, AccessDenied | ForeignOrigin):
+        return "Forbidden"
     if isinstance(error, TooLarge):
         return "body"
     if isinstance(error, MethodNotAllowed):
@@ -69,7 +88,7 @@ async def list_reply(
         pieces.append(piece if is_first else b"," + piece)
         size_bytes += len(piece)
         is_first = False
-        if size_bytes > MAX_WHOLE_BYTES and request.method != "HEAD":
+        if size_bytes > MAX_WHOLE_BYTES:
             return await _send_long_list(request, b"".join(pieces), parts)
     return Reply(b"".join((*pieces, b"]}")), content_type=JSON)
 
@@ -80,6 +99,8 @@ async def _send_long_list(
     response = web.StreamResponse(headers={"Content-Type": JSON})
     response.headers.extend(request.cors)
     await response.prepare(request)
+    if request.method == "HEAD":  # the reply's beginning is all there is to tell
+        return response
     try:
         await _write(request, response, data)
         async for part in parts:

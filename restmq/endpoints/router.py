@@ -10,7 +10,7 @@ import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from aiohttp import hdrs, web
 from multidict import istr
@@ -83,6 +83,7 @@ class Pending:
 
 
 Begin = Callable[[Request, str], Pending | None]
+Refuse = Callable[[Request, RestMQError], Reply]
 
 
 class Route(NamedTuple):
@@ -100,6 +101,8 @@ class Route(NamedTuple):
     """Whether the rest of the path must be a queue's name."""
     begin: Begin | None = None
     """Begins a request that is one quick operation, without a task; None if this one is not."""
+    refuse: Refuse | None = None
+    """Tells errors in a shape of its own: all of the first segment, also before there is a row."""
 
 
 class OriginRules:
@@ -119,7 +122,7 @@ class OriginRules:
     @staticmethod
     def is_same(origin: str, host: str) -> bool:
         """Return whether a page of ``origin`` talks to the server it came from."""
-        return urlsplit(origin).netloc.lower() == host.lower()
+        return _split(origin).netloc.lower() == host.lower()
 
 
 class Router:
@@ -139,6 +142,9 @@ class Router:
             methods[route.method] = route
         self._quick = {
             (route.method, route.segment): route for route in self.routes if route.begin is not None
+        }
+        self._refusals = {
+            route.segment: route.refuse for route in self.routes if route.refuse is not None
         }
         self._access = access
         self._origins = OriginRules(allowed_origins)
@@ -192,12 +198,7 @@ class Router:
 
     def _admit(self, request: Request) -> tuple[Route, str]:
         """Find the route and what follows its segment; raises if the peer may not use it."""
-        path = request.raw_path
-        if "?" in path:
-            path = path[: path.index("?")]
-        if path[:1] != "/":  # the absolute form, which proxies use
-            path = request.rel_url.raw_path
-        segment, _, rest = path[1:].partition("/")
+        segment, _, rest = _path_of(request)[1:].partition("/")
         methods = self._table.get(segment)
         if methods is None:
             raise NotFound("there is nothing at this path; see /static/help.html")
@@ -231,7 +232,7 @@ class Router:
         if not self._proxies or not self._is_proxy(address):
             return address
         # Each proxy appends the address it saw, so the last that is no proxy of ours is true.
-        forwarded = ",".join(request.headers.getall("X-Forwarded-For", ()))
+        forwarded = _readable(",".join(request.headers.getall("X-Forwarded-For", ())))
         for hop in reversed(forwarded.split(",")):
             hop = hop.strip()
             if not hop:
@@ -252,7 +253,7 @@ class Router:
         """Refuse what a foreign page makes a browser load without an Origin, as scripts are."""
         if not route.changes or not (route.segment or "?" in request.raw_path):
             return
-        referrer = urlsplit(request.headers.get("Referer", ""))
+        referrer = _split(request.headers.get("Referer", ""))
         origin = f"{referrer.scheme}://{referrer.netloc}"
         if not self._origins.allows(origin):
             raise _foreign(origin)
@@ -278,12 +279,39 @@ class Router:
         return Route("OPTIONS", "", (), preflight, changes=False)
 
     def _refuse(self, request: Request, error: RestMQError) -> Reply:
+        refuse = self._refusals.get(_path_of(request)[1:].partition("/")[0])
+        if refuse is not None:
+            return refuse(request, error)
         headers: Sequence[tuple[str, str]] = ()
         if isinstance(error, CredentialsRequired):
             headers = [("WWW-Authenticate", BASIC_CHALLENGE)]
         elif isinstance(error, MethodNotAllowed):
             headers = [("Allow", error.allowed)]
         return error_reply(error, headers)
+
+
+def _split(url: str) -> SplitResult:
+    """Take a URL apart; what is none has no parts."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
+
+
+def _path_of(request: Request) -> str:
+    path = request.raw_path
+    if "?" in path:
+        path = path[: path.index("?")]
+    # Proxies use the absolute form.
+    return path if path[:1] == "/" else request.rel_url.raw_path
+
+
+def _readable(text: str) -> str:
+    """Return the text of a header as it can be told again: bytes that are not UTF-8 become ``?``.
+
+    They arrive as surrogates, which nothing that is sent can hold.
+    """
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _never(result: Any) -> Reply:
@@ -308,8 +336,9 @@ def _preflight_reply(request: Request, allowed: str) -> Reply:
 
 
 def _foreign(origin: str) -> ForeignOrigin:
+    page = _readable(origin[:200])
     return ForeignOrigin(
-        f"pages of {origin[:200]} may not do this; the setting allowed_origins can let them"
+        f"pages of {page} may not do this; the setting allowed_origins can let them"
     )
 
 

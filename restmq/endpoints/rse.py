@@ -269,7 +269,7 @@ class RseEndpoint:
     # Reading
 
     def begin_get(self, request: Request, rest: str) -> Pending | None:
-        """Begin ``GET /channel`` if it is a plain poll for recent events."""
+        """Begin ``GET /channel`` if it is a plain poll."""
         channel = f"/{rest}"
         if channel in ("/", HEALTH) or (channel == EVERYTHING and self._is_test_mode):
             return None
@@ -284,8 +284,6 @@ class RseEndpoint:
             outcome = self._polls.begin(reading)
         except RestMQError as error:
             return self._refusal(request, error)
-        if outcome is None:
-            return None
 
         def finish(outcome: bytes | RestMQError) -> Reply:
             if isinstance(outcome, RestMQError):

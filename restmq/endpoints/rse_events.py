@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from restmq.broker.log_entry import Entry, Page, Query, Scope, make_log
+from restmq.broker.log_entry import Entry, Page, Query, Scope, check_path, make_log
 from restmq.broker.log_ids import IdKind, id_of_number
 from restmq.codecs.sse import encode_event
 from restmq.endpoints.web import Parameters, Request, encode_json
@@ -129,11 +129,13 @@ def reading_of(
     limit = integer_of(parameters, b"max-events", DEFAULT_EVENTS)
     if limit < 1:
         raise InvalidInput("max-events must be 1 or more")
+    path = channel.encode()
+    check_path(path)
     query = Query(
         limit=min(limit, MAX_EVENTS),
         start=id_of_number(last_known_id),
         scope=_SCOPES.get(parameters.raw(b"events") or b"", Scope.EXACT),
-        path=channel.encode(),
+        path=path,
     )
     newest_first = integer_of(parameters, b"sort", 1) == -1
     return Reading(query, newest_first, last_known_id, source)

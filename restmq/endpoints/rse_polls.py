@@ -26,15 +26,16 @@ class Polls:
         await self._tail.grow(reading)
         return self._encode_list(await self._reader.read(reading))
 
-    def begin(self, reading: Reading) -> Outcome | None:
-        """Begin a poll that is likely to be answered from memory; None: ``read`` is the way.
+    def begin(self, reading: Reading) -> Outcome:
+        """Begin a poll. The future gives errors as results, and may be cancelled.
 
-        The future gives errors as results, and may be cancelled. Raises ``Unavailable``.
+        Raises ``Unavailable``.
         """
-        if not self._tail.covers(reading):
-            return None
-        query, read = self._tail.refresh()
         outcome: Outcome = self._loop.create_future()
+        if not self._tail.covers(reading):
+            self._ask_log(reading, outcome)
+            return outcome
+        query, read = self._tail.refresh()
 
         def answer(_: object) -> None:
             error = read.exception()
@@ -54,7 +55,7 @@ class Polls:
         return outcome
 
     def _ask_log(self, reading: Reading, outcome: Outcome) -> None:
-        """Answer a poll that was begun from the log after all; the task ends with ``outcome``."""
+        """Answer a poll from the log, in a task that ends with ``outcome``."""
         task = self._loop.create_task(self.read(reading))
 
         def answer(_: object) -> None:

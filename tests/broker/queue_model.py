@@ -209,4 +209,5 @@ class QueueModel:
         before = len(self.messages)
         self.messages = self.in_state("dead")
         self.popped.clear()
+        self.ids.clear()
         return len(self.messages) < before

@@ -9,7 +9,7 @@ from restmq.broker import copies
 from restmq.broker.broker import Broker
 from restmq.broker.copies import Copy
 from restmq.broker.keys import queue_keys
-from restmq.errors import StoreUnavailable
+from restmq.errors import Overloaded, StoreUnavailable
 from tests.broker.conftest import MakeBroker, MakeFaultyBroker
 from tests.broker.fakes import FakeConsumer, streaming, vanish
 from tests.broker.steps import NOON, add_all, drain, publish, until, values_of
@@ -187,3 +187,92 @@ async def test_a_purge_does_not_lose_what_is_on_its_way(
     purged.set()
     await adding
     assert values_of(await drain(broker, target)) == [b"a"]
+
+
+async def test_a_copy_that_is_sent_again_after_a_purge_is_still_known(
+    instance_broker: Broker, fresh_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, target = instance_broker, f"{fresh_name}-1"
+    sent: list[tuple[str, Copy, str]] = []
+    copier = broker._stores.disk.copier
+    store = copier._store
+
+    async def note_and_store(queue: str, copy: Copy, key: str) -> None:
+        sent.append((queue, copy, key))
+        await store(queue, copy, key)
+
+    monkeypatch.setattr(copier, "_store", note_and_store)
+    await fan_out(broker, fresh_name, target)
+    await broker.add(fresh_name, b"a")
+    await broker.purge(target)
+    await store(*sent[0])
+    assert (await broker.stats(target)).length == 0
+
+
+async def test_a_message_that_got_the_number_of_a_lost_one_is_not_taken_for_it(
+    instance_broker: Broker, store: "Redis", fresh_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, target, keys = instance_broker, f"{fresh_name}-1", queue_keys(fresh_name, "")
+    await fan_out(broker, fresh_name, target)
+    copier = broker._stores.disk.copier
+    carry, later = copier._store, []
+
+    async def is_on_its_way() -> bool:
+        return await store.llen(keys.copies) == 1
+
+    async def carry_and_lose(queue: str, copy: Copy, key: str) -> None:
+        await carry(queue, copy, key)
+        if not later:
+            await store.delete(keys.copies, keys.messages, keys.ready)
+            await store.hdel(keys.record, "next")
+            later.append(asyncio.ensure_future(broker.add(fresh_name, b"b")))
+            await until(is_on_its_way)
+
+    monkeypatch.setattr(copier, "_store", carry_and_lose)
+    await broker.add(fresh_name, b"a")
+    assert await later[0] == 1
+    assert values_of(await drain(broker, target)) == [b"a", b"b"]
+
+
+async def test_publishers_are_refused_while_too_many_copies_wait(
+    instance_broker: Broker, store: "Redis", fresh_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, target, keys = instance_broker, f"{fresh_name}-1", queue_keys(fresh_name, "")
+    await fan_out(broker, fresh_name, target)
+
+    async def fail(queue: str, copy: Copy, key: str) -> None:
+        raise StoreUnavailable("the other Redis is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(broker._stores.disk.copier, "_store", fail)
+        for _ in range(10):
+            with pytest.raises(StoreUnavailable):
+                await publish(broker, fresh_name, [b"a"] * 1000)
+        with pytest.raises(Overloaded, match="too many copies"):
+            await broker.add(fresh_name, b"b")
+        with pytest.raises(Overloaded, match="too many copies"):
+            await publish(broker, fresh_name, [b"b"], idempotency_key="key")
+    assert (await broker.stats(fresh_name)).length == 10_000
+    await store.delete(keys.copies)
+    assert not (await publish(broker, fresh_name, [b"c"], idempotency_key="key")).is_duplicate
+    assert values_of(await drain(broker, target)) == [b"c"]
+
+
+async def test_a_publisher_is_not_told_yes_if_redis_lost_copies_on_their_way(
+    instance_broker: Broker, store: "Redis", fresh_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, target, keys = instance_broker, f"{fresh_name}-1", queue_keys(fresh_name, "")
+    await fan_out(broker, fresh_name, target)
+    copier = broker._stores.disk.copier
+    carry = copier._store
+
+    async def carry_and_lose(queue: str, copy: Copy, key: str) -> None:
+        await carry(queue, copy, key)
+        if copy.number == copies.MAX_CARRIED:
+            await store.delete(keys.copies, keys.messages, keys.ready)
+            await store.hdel(keys.record, "next")
+
+    monkeypatch.setattr(copier, "_store", carry_and_lose)
+    with pytest.raises(StoreUnavailable, match="Redis lost the queue"):
+        await publish(broker, fresh_name, [b"a"] * (copies.MAX_CARRIED + 1))
+    assert (await broker.stats(target)).length == copies.MAX_CARRIED

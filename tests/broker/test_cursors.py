@@ -1,7 +1,8 @@
 """Cursors: each client reads on from where it was, on a Redis instance and on a Redis Cluster."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -275,6 +276,81 @@ async def test_a_client_reads_all_its_logs_at_once(
         seen += found
         assert len(found) <= 3
     assert seen == [log.name for log in logs]
+
+
+async def test_no_cursor_is_missing_from_its_client_s_list(
+    make_node: MakeLogNode, fresh_name: str
+) -> None:
+    """However setting and removing one fall together."""
+    nodes, client = [await make_node(), await make_node()], f"client {fresh_name}"
+    logs = [make_log(f"collection {fresh_name}", f"{n:02}", IdKind.NUMBER) for n in range(40)]
+    work = [(log, is_set) for log in logs for is_set in (True, True, True, False, False, False)]
+    random.Random(1).shuffle(work)
+
+    async def do(node: LogNode, log: Log, is_set: bool) -> None:
+        if is_set:
+            await node.cursors.set(log, client, Start.EARLIEST)
+        else:
+            await node.cursors.remove(log, client)
+
+    await asyncio.gather(*(do(random.choice(nodes), *each) for each in work))
+    listed = await nodes[0].cursors.of_client(logs[0].collection, client)
+    counts = [await nodes[0].cursors.count_of_log(log) for log in logs]
+    assert sorted(listed) == [log.name for log, count in zip(logs, counts, strict=True) if count]
+
+
+async def test_a_cursor_that_comes_while_another_goes_stays_on_the_list(
+    make_node: MakeLogNode, fresh_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was set after the old one went, and before its name did."""
+    node, other = await make_node(), await make_node()
+    log, unlist = make_log(f"collection {fresh_name}", "x", IdKind.NUMBER), node.cursors._unlist
+
+    async def set_before(logs: Sequence[Log], client: str) -> None:
+        await other.cursors.set(log, client, Start.LATEST)
+        await unlist(logs, client)
+
+    await node.cursors.set(log, "alice", Start.LATEST)
+    monkeypatch.setattr(node.cursors, "_unlist", set_before)
+    assert await node.cursors.remove(log, "alice")
+    assert await node.cursors.of_client(log.collection, "alice") == {"x": 0}
+
+
+async def test_a_name_without_a_cursor_takes_nobody_s_place(
+    node: LogNode, fresh_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cursors_module, "MAX_LOGS_OF_CLIENT", 3)
+    monkeypatch.setattr(cursors_module, "_NAMES_AT_ONCE", 2)
+    logs = [make_log(f"collection {fresh_name}", f"{n}", IdKind.NUMBER) for n in range(6)]
+    for log in logs[:3]:
+        await node.cursors.set(log, "alice", Start.LATEST)
+    with pytest.raises(InvalidInput, match="3 logs"):
+        await node.cursors.set(logs[3], "alice", Start.LATEST)
+    for log in logs[:2]:
+        await node.logs.delete(log)
+    for log in logs[3:5]:
+        await node.cursors.set(log, "alice", Start.LATEST)
+    assert set(await node.cursors.of_client(logs[0].collection, "alice")) == {"2", "3", "4"}
+    with pytest.raises(InvalidInput, match="3 logs"):
+        await node.cursors.set(logs[5], "alice", Start.LATEST)
+
+
+async def test_busy_logs_do_not_starve_the_others(
+    node: LogNode, fresh_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cursors_module, "_LOGS_AT_ONCE", 2)
+    monkeypatch.setattr(cursors_module, "_BYTES_AT_ONCE", 300)
+    logs = [make_log(f"collection {fresh_name}", f"{n}", IdKind.NUMBER) for n in range(5)]
+    for log in logs:
+        await node.cursors.set(log, "alice", Start.LATEST)
+    seen: set[str] = set()
+    for _ in range(3):
+        for log in logs:
+            await node.append(log, *[b"x" * 100] * 5)
+        found = await node.cursors.read_all(logs[0].collection, "alice", ALL)
+        assert sum(len(entries) for entries in found.values()) <= 4, "the rest is not asked for"
+        seen.update(found)
+    assert seen == {log.name for log in logs}
 
 
 async def test_what_cannot_be_is_refused(

@@ -26,9 +26,21 @@ async def test_the_same_key_again_is_answered_as_the_first_time(
 async def test_it_stays_known_when_the_message_is_gone(broker: Broker, fresh_name: str) -> None:
     await publish(broker, fresh_name, [b"a"], idempotency_key="key")
     assert len(await broker.take(fresh_name)) == 1
-    await broker.purge(fresh_name)
     again = await publish(broker, fresh_name, [b"a"], idempotency_key="key")
     assert (again.number, again.is_duplicate) == (1, True)
+
+
+async def test_a_purge_forgets_keys_because_their_messages_are_gone(
+    broker: Broker, fresh_name: str
+) -> None:
+    await publish(broker, fresh_name, [b"a", b"b"], idempotency_key="key")
+    await broker.purge(fresh_name)
+    after = await publish(broker, fresh_name, [b"c"], idempotency_key="key")
+    assert (after.number, after.is_duplicate) == (3, False)
+    again = await publish(broker, fresh_name, [b"c"], idempotency_key="key")
+    assert (again.number, again.is_duplicate) == (3, True)
+    assert values_of(await drain(broker, fresh_name)) == [b"c"]
+    await check_keys(broker, fresh_name)
 
 
 async def test_queues_share_no_keys(broker: Broker, fresh_name: str) -> None:

@@ -5,9 +5,11 @@ import random
 import time
 import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
+from restmq.broker.keys import log_registry
 from restmq.broker.log_entry import EntryKey, NewEntry, OtherAttributes, Query, Scope, make_log
 from restmq.broker.log_ids import (
     IdKind,
@@ -19,6 +21,7 @@ from restmq.broker.log_ids import (
     number_of_id,
     ticks_of_id,
 )
+from restmq.broker.scripts import Call, command
 from restmq.errors import InvalidInput, NotFound, StoreUnavailable
 from tests.broker.fakes import all_at_once
 from tests.broker.log_node import (
@@ -200,9 +203,7 @@ class TestReading:
             b"0",
         ]
 
-    async def test_by_offset_and_a_log_that_counts_by_time(
-        self, node: LogNode, fresh_name: str
-    ) -> None:
+    async def test_by_offset(self, node: LogNode, fresh_name: str) -> None:
         log = number_log(fresh_name)
         for offset in range(5):
             node.scripts.clock_seconds = NOON + offset
@@ -215,9 +216,6 @@ class TestReading:
             found = await node.logs.id_at_offset(log, offset)
             numbers[offset] = None if found is None else number_of_id(found)
         assert numbers == {0: 3, 1: 5, 3: 9, 4: None, -1: 9, -4: 3, -5: None}
-        for seconds, number in ((0, 3), (NOON + 1, 3), (NOON + 1.5, 5), (NOON + 4, 9)):
-            assert await node.logs.id_at_time(log, seconds) == id_of_number(number)
-        assert await node.logs.id_at_time(log, NOON + 4.5) is None
         assert await node.logs.id_at_offset(log, 0, partition=2) is None
 
     async def test_partitions_are_read_and_counted_one_by_one(
@@ -669,3 +667,19 @@ class TestPaths:
         ):
             assert await node.values(log, scope, path) == [b"4", b"5", b"7", b"8"]
         assert await node.values(log, Scope.EXACT, b"/c") == [b"moved"]
+
+
+async def test_a_log_that_is_deleted_between_listing_and_append_is_listed_again(
+    node: LogNode, fresh_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a node that has only just listed it."""
+    log = make_log(f"collection {fresh_name}", "x", IdKind.NUMBER)
+    append = node.scripts.append
+
+    def append_after_deletion(*arguments: Any) -> Call:
+        node.committer.submit(command("ZREM", log_registry(log.collection), log.name))
+        return append(*arguments)
+
+    monkeypatch.setattr(node.scripts, "append", append_after_deletion)
+    await node.append(log, b"a")
+    assert await node.logs.names(log.collection) == ["x"]

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from restmq.broker.log_entry import Log, NewEntry, Query, Scope
-from restmq.broker.log_follow import follow, read_waiting
+from restmq.broker.log_follow import follow_all, read_waiting
 from restmq.broker.log_ids import id_of_number
 from restmq.broker.scripts import command
 from restmq.redis_process import RedisProcess
@@ -33,7 +33,7 @@ class Follower:
 
     async def _run(self) -> None:
         node = self._node
-        async for page in follow(node.logs, node.watcher, self._log, self._query):
+        async for page in follow_all(node.logs, node.watcher, self._log, [self._query]):
             self.seen += values_of(page)
 
     async def leave(self) -> None:

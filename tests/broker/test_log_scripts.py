@@ -48,7 +48,7 @@ def calls() -> list[Call]:
         scripts.remove(LOG, []),
         scripts.discard(LOG, 0, None, 1),
         scripts.count(LOG, [], 1),
-        scripts.locate(LOG, 0, "offset", 0, 1),
+        scripts.locate(LOG, 0, 0, 1),
         scripts.set_attributes(LOG, b"", None),
         scripts.delete(LOG),
         scripts.visit(LOG, 1),

@@ -8,10 +8,10 @@ from redis.asyncio import Redis
 
 from restmq.broker.broker import Broker, Policy
 from restmq.broker.keys import queue_keys
-from restmq.errors import InvalidInput
+from restmq.errors import InvalidInput, StoreUnavailable, Unavailable
 from restmq.redis_process import RedisProcess
-from tests.broker.fakes import FakeConsumer, streaming
-from tests.broker.steps import receipt_of, until, values_of
+from tests.broker.fakes import FakeConsumer, connect, disconnect, streaming
+from tests.broker.steps import drain, publish, receipt_of, until, values_of
 
 PATTERNS = {"storage": "memory", "max_attempts": 3}
 
@@ -45,6 +45,11 @@ class TwoStores:
         """Do to the Redis in memory what a restart does."""
         await self.memory.flushall()
         await self.memory.execute_command("CLIENT", "KILL", "TYPE", "pubsub")  # type: ignore[no-untyped-call]
+
+    async def lose_everything_seen_by(self, broker: Broker, queue: str) -> None:
+        """Do that, and wait until the node has noticed."""
+        await self.lose_everything()
+        await until(lambda: queue not in broker._stores.found)
 
 
 @pytest.fixture
@@ -176,3 +181,100 @@ async def test_copies_cross_from_one_to_the_other(stores: TwoStores, fresh_name:
     await broker.add(fresh_name, b"a")
     assert await stores.holds(target)
     assert values_of(await broker.take(target)) == [b"a"]
+
+
+async def test_consumers_leave_the_right_store_after_its_redis_lost_everything(
+    stores: TwoStores, fresh_name: str
+) -> None:
+    broker, consumer, leased = await stores.make(), FakeConsumer(), FakeConsumer()
+    await broker.configuration.change(fresh_name, {"storage": "memory"})
+    await connect(broker, fresh_name, consumer)
+    await broker.join_leased(fresh_name, leased, 1)
+    broker.begin_leased(fresh_name, leased)
+    assert broker.consumer_count == 2
+    await stores.lose_everything_seen_by(broker, fresh_name)
+    await disconnect(broker, fresh_name, consumer)
+    leased.cut_off()
+    await broker.leave_leased(fresh_name, leased)
+    assert broker.consumer_count == 0
+    assert (await broker.stats(fresh_name)).consumers == 0
+
+
+async def test_what_is_given_back_after_the_loss_stays_in_memory(
+    stores: TwoStores, fresh_name: str
+) -> None:
+    broker = await stores.make()
+    await broker.configuration.change(fresh_name, {"storage": "memory"})
+    await broker.add(fresh_name, b"a")
+    taken = await broker.take(fresh_name)
+    await stores.lose_everything_seen_by(broker, fresh_name)
+    broker.give_back(fresh_name, taken)
+    assert values_of(await broker.take(fresh_name, wait_seconds=30)) == [b"a"]
+
+
+async def test_copies_are_made_though_numbers_begin_anew(
+    stores: TwoStores, fresh_name: str
+) -> None:
+    broker, target = await stores.make(), f"{fresh_name}-disk"
+    changes = {"storage": "memory", "copies_to": [target]}
+    await broker.configuration.change(fresh_name, changes)
+    assert await broker.add(fresh_name, b"a") == 1
+    await stores.lose_everything_seen_by(broker, fresh_name)
+    assert await broker.add(fresh_name, b"b") == 1
+    assert values_of(await drain(broker, target)) == [b"a", b"b"]
+
+
+async def test_a_change_that_only_the_disk_got_reaches_memory_before_the_next_use(
+    stores: TwoStores, fresh_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = await stores.make()
+    changes = {"storage": "memory", "max_length": 1, "policy": "roundrobin", "status": "stop"}
+    await broker.configuration.change(fresh_name, changes)
+    memory = broker._stores.located(fresh_name)
+
+    def fail(*_: object, **__: object) -> None:
+        raise StoreUnavailable("gone for a moment")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory.committer, "submit", fail)
+        with pytest.raises(StoreUnavailable):
+            await broker.configuration.reset(fresh_name)
+    await publish(broker, fresh_name, [b"a", b"b"])
+    settings = await broker.configuration.get(fresh_name)
+    assert (settings.max_length, settings.status, settings.storage) == (None, "start", "memory")
+    assert (await broker.stats(fresh_name)).policy is None
+
+
+async def test_listing_starts_no_second_redis_and_needs_none(
+    stores: TwoStores, redis_url: str, fresh_name: str
+) -> None:
+    broker, names = await stores.make(), [f"{fresh_name}-disk", f"{fresh_name}-memory"]
+    await broker.configuration.change(names[1], {"storage": "memory", "policy": "roundrobin"})
+    for name in names:
+        await broker.add(name, b"a")
+    asked = []
+
+    async def refuse() -> str:
+        asked.append(True)
+        raise Unavailable("cannot be started")
+
+    async with Broker(redis_url, memory_redis_url=refuse) as other:
+        disk, memory = await other.list_stats(fresh_name, 2)
+        assert not asked
+        assert (disk.name, disk.length) == (names[0], 1)
+        assert (memory.name, memory.length, memory.policy) == (names[1], 0, Policy.ROUNDROBIN)
+        with pytest.raises(Unavailable, match="cannot be started"):
+            await other.stats(names[1])
+    assert [stats.length for stats in await broker.list_stats(fresh_name, 2)] == [1, 1]
+
+
+async def test_listing_goes_on_while_the_second_redis_is_out_of_reach(
+    stores: TwoStores, private_redis: RedisProcess, fresh_name: str
+) -> None:
+    broker, names = await stores.make(), [f"{fresh_name}-disk", f"{fresh_name}-memory"]
+    await broker.configuration.change(names[1], {"storage": "memory"})
+    for name in names:
+        await broker.add(name, b"a")
+    await private_redis.stop()
+    stats = await broker.list_stats(fresh_name, 2)
+    assert [(entry.name, entry.length) for entry in stats] == [(names[0], 1), (names[1], 0)]

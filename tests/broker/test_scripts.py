@@ -44,6 +44,7 @@ def calls() -> list[Call]:
         scripts.reset_settings("q"),
         scripts.lease("q", count=1, max_bytes=1, seconds=None, token="t", held_by_stream=False),
         scripts.settle("q", []),
+        scripts.still_leased("q", []),
         scripts.inspect("q", 1),
         scripts.move("q", 1, "priority", 9),
         scripts.dead("q", "list", 1),

@@ -5,7 +5,7 @@ import pytest
 from restmq.broker.broker import Broker, Policy
 from restmq.errors import InvalidInput
 from restmq.queue_settings import QueueSettings
-from tests.broker.conftest import MakeBroker
+from tests.broker.conftest import MakeBroker, MakeFaultyBroker
 from tests.broker.fakes import FakeConsumer, streaming
 from tests.broker.steps import NOON, drain, receipt_of, until, values_of
 
@@ -125,3 +125,18 @@ class TestPausing:
         (leased,) = await broker.lease(fresh_name)
         await broker.ack(receipt_of(fresh_name, leased))
         assert values_of(await drain(broker, fresh_name)) == [b"b"]
+
+
+async def test_a_change_is_made_by_one_call_so_that_nothing_is_half_done(
+    make_faulty_broker: MakeFaultyBroker, fresh_name: str
+) -> None:
+    broker, backend = await make_faulty_broker()
+    changes = {"policy": "roundrobin", "status": "stop", "ttl": 5, "max_attempts": 2}
+    changed = await broker.configuration.change(fresh_name, changes)
+    assert backend.calls_named("configure") == 1
+    assert changed == QueueSettings(policy="roundrobin", status="stop", ttl=5, max_attempts=2)
+    taken_back = {"policy": None, "status": "start", "ttl": None}
+    changed = await broker.configuration.change(fresh_name, taken_back)
+    assert backend.calls_named("configure") == 2
+    assert changed == QueueSettings(max_attempts=2)
+    assert await broker.configuration.get(fresh_name) == changed

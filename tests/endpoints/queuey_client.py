@@ -75,6 +75,14 @@ class QueueyClient:
         return QueueyClient(self.node, self.application, key)
 
 
+def id_ahead(message_id: str, seconds: int) -> str:
+    """Return an id of a time that lies so far after that of another."""
+    first = uuid.UUID(message_id)
+    ticks = first.time + seconds * 10_000_000
+    middle, high = ticks >> 32 & 0xFFFF, ticks >> 48 | 0x1000
+    return uuid.UUID(fields=(ticks & 0xFFFFFFFF, middle, high, 0x80, 0, 5)).hex
+
+
 @contextlib.asynccontextmanager
 async def queuey(
     open_node: OpenNode, *more_keys: str, **settings: Any

@@ -1,5 +1,6 @@
 """Every route asks for access and looks at the origin: each row of the table is tried."""
 
+import asyncio
 from collections.abc import Iterable
 
 import pytest
@@ -136,6 +137,20 @@ async def test_a_foreign_page_cannot_take_messages_by_embedding(
         assert (await node.get(path, headers={"Sec-Fetch-Site": "same-origin"}))[0] == 200
 
 
+@pytest.mark.parametrize("path", ["/m/{}:1", "/dead/{}", "/q/{}?peek=1"])
+async def test_a_foreign_page_cannot_read_what_is_in_a_queue_by_embedding(
+    open_node: OpenNode, fresh_name: str, path: str
+) -> None:
+    """A callback would hand the values to any page that loads them as a script."""
+    path = path.format(fresh_name)
+    path += ("&" if "?" in path else "?") + "callback=steal"
+    foreign = {"Sec-Fetch-Site": "cross-site", "Referer": "https://evil.example/page"}
+    async with open_node() as node:
+        await node.add(fresh_name, "a")
+        assert (await node.get(path, headers=foreign))[0] == 403
+        assert (await node.get(path))[0] in (200, 204)
+
+
 async def test_any_origin_may_read_but_not_with_passwords(
     open_node: OpenNode, fresh_name: str
 ) -> None:
@@ -148,3 +163,29 @@ async def test_any_origin_may_read_but_not_with_passwords(
     ):
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
         assert "Access-Control-Allow-Credentials" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (b"Origin: http://\xff", 403),
+        (b"Origin: http://[", 403),
+        (b"Sec-Fetch-Site: cross-site\r\nReferer: http://\xff/", 403),
+        (b"Sec-Fetch-Site: cross-site\r\nReferer: http://[", 403),
+        (b"X-Forwarded-For: \xff", 401),
+    ],
+)
+@pytest.mark.parametrize("path", [b"/q/x", b"/v1/x", b"/channels/x"])
+async def test_headers_that_are_no_text_are_refused_and_not_stumbled_over(
+    open_node: OpenNode, path: bytes, lines: bytes, status: int
+) -> None:
+    """The error tells them with what is no text left out."""
+    acl = "[rest:producer]\nhosts_deny = all\n"
+    async with open_node(acl, trusted_proxies=("127.0.0.1",)) as node:
+        reader, writer = await asyncio.open_connection("127.0.0.1", node.node.port)
+        head = b"POST %b HTTP/1.1\r\nHost: x\r\n%b\r\nContent-Length: 0\r\n\r\n"
+        writer.write(head % (path, lines))
+        async with asyncio.timeout(20):
+            assert b" %d " % status in await reader.readline()
+        writer.close()
+        await writer.wait_closed()

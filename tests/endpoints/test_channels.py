@@ -339,6 +339,8 @@ async def test_messages_can_be_listed_without_a_cursor(channels: Channels, fresh
     assert seen == [(number, number) for number in range(1, 8)]
     empty = await channels.json("GET", f"{path}?after=7")
     assert empty == {"channel": fresh_name, "messages": [], "after": 7}
+    beyond = await channels.json("GET", f"{path}?after=100")
+    assert beyond == empty, "it is where the next message will be found"
 
 
 async def test_messages_can_be_waited_for_without_a_cursor(
@@ -356,6 +358,25 @@ async def test_messages_can_be_waited_for_without_a_cursor(
     assert [each["data"] for each in answer["messages"]] == ["old", "new"]
     answer = await channels.json("GET", f"/channels/{fresh_name}/messages?wait=0")
     assert answer == {"channel": fresh_name, "messages": [], "after": 2}
+
+
+async def test_a_client_is_known_by_255_bytes_at_most(channels: Channels, fresh_name: str) -> None:
+    """Wherever it is named, the answer is the same."""
+    client, path = "é" * 128, f"/channels/{fresh_name}"
+    answers = [await channels.json("POST", path, 400, json={"data": 1, "src": client})]
+    encoded = f"/cursors/{'%C3%A9' * 128}"
+    for method, tail in (
+        ("GET", ""),
+        ("DELETE", ""),
+        ("PUT", f"/{fresh_name}"),
+        ("DELETE", f"/{fresh_name}"),
+        ("POST", "/read"),
+    ):
+        answers.append(await channels.json(method, encoded + tail, 400))
+    assert {each["message"] for each in answers} == {
+        "a client's id has at most 255 bytes, and this one has 256"
+    }
+    await channels.write(fresh_name, 1, source="x" * 255)
 
 
 @pytest.mark.parametrize(

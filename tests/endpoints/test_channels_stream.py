@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import json
 import socket
+from typing import Any
 
 import aiohttp
 import pytest
 
 from restmq.broker.log import Logs
+from restmq.broker.log_entry import Page
 from restmq.broker.log_follow import LogWatcher
 from restmq.errors import StoreUnavailable
 from tests.endpoints.channel_client import Channels
@@ -97,6 +99,39 @@ async def test_what_is_kept_no_more_is_announced(channels: Channels, fresh_name:
         assert await stream.messages(3) == [8, 9, 10]
     async with channels.stream(f"/channels/{fresh_name}", last_event_id=gap.id) as stream:
         assert await stream.messages(3) == [8, 9, 10]
+
+
+async def test_what_goes_before_its_turn_is_announced(
+    node: NodeUnderTest, channels: Channels, fresh_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also to who asked by ``after``, and to a stream that is behind while messages go."""
+    await channels.write(fresh_name, *range(1, 6))
+    path = f"/channels/{fresh_name}"
+    await channels.json("DELETE", f"{path}/messages?before=3")
+    async with channels.stream(f"{path}?after=0") as stream:
+        gap = await stream.event()
+        assert (gap.event, json.loads(gap.data)["to"]) == ("gap", 2)
+        assert await stream.messages(3) == [3, 4, 5]
+        logs, reading = node.node.broker.logs, asyncio.Event()
+        read = logs.read
+
+        async def read_later(*arguments: Any) -> Page:
+            await reading.wait()
+            return await read(*arguments)
+
+        monkeypatch.setattr(logs, "read", read_later)
+        await channels.write(fresh_name, 6)
+        # The reading that was under way may bring this one; the next is held back for certain.
+        await channels.write(fresh_name, *range(7, 11))
+        await channels.json("DELETE", f"{path}/messages?before=9")
+        reading.set()
+        told: list[int] = []
+        while not told or told[-1] < 10:
+            event = await stream.event()
+            data = json.loads(event.data)
+            told += range(data["from"], data["to"] + 1) if event.event == "gap" else [data["id"]]
+        assert told == [6, 7, 8, 9, 10]
+        assert b"event: gap" in stream.raw.split(b"id: 5\n")[1]
 
 
 async def test_a_channel_can_be_followed_before_it_exists(

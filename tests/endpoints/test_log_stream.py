@@ -4,8 +4,9 @@ import asyncio
 from contextlib import aclosing
 
 from restmq.broker.log_entry import Entry, NewEntry, Page, Query, make_log
+from restmq.broker.log_follow import follow_all
 from restmq.broker.log_ids import IdKind, id_of_number
-from restmq.endpoints.log_stream import EncodeOnce, LogStreams, follow_all
+from restmq.endpoints.log_stream import EncodeOnce, LogStreams
 from tests.endpoints.conftest import NodeUnderTest
 
 

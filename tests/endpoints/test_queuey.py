@@ -161,6 +161,16 @@ async def test_principles_say_who_reads_and_deletes(open_node: OpenNode) -> None
         assert await friend.error("GET", "/p") == DENIED
 
 
+async def test_principles_can_be_taken_away(app: QueueyClient) -> None:
+    """By a blank list; one that is not named stays."""
+    await app.create("p", principles="app:friend")
+    await app.ok("PUT", "/p", data={"partitions": "2"})
+    assert await app.error("GET", "/p") == DENIED
+    assert (await app.ok("PUT", "/p", data={"principles": ""}))["principles"] == []
+    assert await app.bodies("/p") == []
+    await app.create("none", principles="")
+
+
 # Queues
 
 
@@ -225,7 +235,7 @@ async def test_wrong_settings_are_refused(
     assert (entry["type"], entry["partitions"]) == ("public", 3)
 
 
-@pytest.mark.parametrize("name", ["x" * 51, "a/b"])
+@pytest.mark.parametrize("name", ["x" * 51, "a/b", ".", "..", "a\nb", "\0", "\x7f", "\x85"])
 async def test_a_name_that_no_path_can_hold_is_refused(app: QueueyClient, name: str) -> None:
     assert (await app.error("POST", data={"queue_name": name}))[:2] == (400, "queue_name")
     await app.create("x" * 50)

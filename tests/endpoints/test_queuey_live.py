@@ -11,7 +11,7 @@ import pytest
 
 from restmq.codecs.sse import Event, EventParser
 from tests.endpoints.conftest import OpenNode
-from tests.endpoints.queuey_client import QueueyClient, queuey
+from tests.endpoints.queuey_client import QueueyClient, id_ahead, queuey
 from tests.support import eventually
 
 STREAM = {"Accept": "text/event-stream"}
@@ -89,8 +89,8 @@ async def test_a_stream_begins_where_it_is_told_to(app: QueueyClient) -> None:
     ids = await app.post("a", "b", "c", partition=1)
     async with stream(app, f"/q?since={ids[1]}") as events:
         assert await events.bodies(2) == ["b", "c"]
-    async with stream(app, "/q?since=9999999999") as events:
-        await app.ok("PUT", f"/q/{'0' * 12}1fff{'8' * 16}", data="later still")
+    async with stream(app, f"/q?since={id_ahead(ids[0], 20)}") as events:
+        await app.ok("PUT", f"/q/{id_ahead(ids[0], 40)}", data="later still")
         assert await events.bodies(1) == ["later still"]
     async with stream(app, f"/q?since={ids[0]}", last_event_id=f"1:{ids[1]}") as events:
         assert await events.bodies(1) == ["c"]
@@ -246,7 +246,7 @@ async def test_a_read_that_waited_for_nothing_is_empty(app: QueueyClient) -> Non
 
 
 async def test_a_read_does_not_wait_in_a_queue_that_is_deleted(app: QueueyClient) -> None:
-    """The deletion itself is no message; the next one asks who may read now."""
+    """It ends with the deletion, as if it came after that."""
 
     async def wait() -> tuple[int, Any]:
         return await app.call("GET", "/q?wait=60")
@@ -254,6 +254,21 @@ async def test_a_read_does_not_wait_in_a_queue_that_is_deleted(app: QueueyClient
     task = asyncio.ensure_future(wait())
     await until_the_server_waits(app)
     await app.ok("DELETE", "/q")
-    await app.create(principles="app:friend")
-    await app.post("for a friend")
+    status, answer = await task
+    assert (status, list(answer["error_msg"])) == (404, ["InvalidQueueName"])
+
+
+async def test_a_read_does_not_wait_where_the_client_may_read_no_more(app: QueueyClient) -> None:
+    task = asyncio.ensure_future(app.call("GET", "/q?wait=60"))
+    await until_the_server_waits(app)
+    await app.ok("PUT", "/q", data={"principles": "app:friend"})
+    await app.post("for a friend", partition=2)
     assert (await task)[0] == 403
+
+
+async def test_a_stream_ends_with_its_queue(app: QueueyClient) -> None:
+    async with stream(app) as events:
+        await app.post("last", partition=1)
+        assert await events.bodies(1) == ["last"]
+        await app.ok("DELETE", "/q")
+        await events.wait_for_end()

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ import pytest
 
 from restmq.broker.log import Logs
 from tests.endpoints.conftest import OpenNode
-from tests.endpoints.queuey_client import QueueyClient, queuey
+from tests.endpoints.queuey_client import QueueyClient, id_ahead, queuey
 from tests.support import eventually
 
 REQUIRED = (400, "body", "Required")
@@ -97,6 +98,25 @@ async def test_wrong_headers_are_refused(
         assert await app.error("POST", "/q", data="x", headers=headers) == (400, field, text)
         await app.post("x", partition=1)
     assert await app.count() == 2
+
+
+@pytest.mark.parametrize(("header", "field"), [(b"X-TTL", "ttl"), (b"X-Partition", "partition")])
+async def test_headers_that_are_no_text_are_refused(
+    app: QueueyClient, header: bytes, field: str
+) -> None:
+    for _ in range(2):
+        head = b"POST %b HTTP/1.1\r\nHost: x\r\nAuthorization: Application K\r\n%b: \xff5\r\n"
+        data = head % (app.path("/q").encode(), header) + b"Content-Length: 1\r\n\r\nx"
+        reader, writer = await asyncio.open_connection("127.0.0.1", app.node.node.port)
+        writer.write(data)
+        async with asyncio.timeout(20):
+            assert b" 400 " in await reader.readline()
+            await reader.readuntil(b"\r\n\r\n")
+            answer = json.loads(await reader.readuntil(b"}}"))
+        writer.close()
+        await writer.wait_closed()
+        assert answer == {"status": "error", "error_msg": {field: '"?5" is not a number'}}
+        await app.post("x", partition=1)
 
 
 async def test_a_body_is_text_that_is_not_empty(app: QueueyClient) -> None:
@@ -446,7 +466,7 @@ async def test_a_put_replaces_and_keeps_the_time(app: QueueyClient) -> None:
 
 async def test_a_put_creates_where_its_time_belongs(app: QueueyClient) -> None:
     [key] = await app.post("now", partition=1)
-    late = uuid.UUID(fields=(1, 2, 0x1FFF, 0x80, 0, 5)).hex
+    late = id_ahead(key, 30)
     await app.ok("PUT", f"/q/{UNKNOWN_ID},{late}", data="put")
     assert [message["message_id"] for message in await app.messages()] == [UNKNOWN_ID, key, late]
     oldest = (await app.messages())[0]
@@ -455,6 +475,17 @@ async def test_a_put_creates_where_its_time_belongs(app: QueueyClient) -> None:
     await app.ok("PUT", f"/q/2:{first_of_all}", data="ancient")
     [message] = await app.messages("/q?partitions=2")
     assert message["timestamp"] == "-12219292800.0000000"
+
+
+async def test_a_put_far_ahead_of_the_clock_is_refused(app: QueueyClient) -> None:
+    """Who has read it would look for later ones only, and miss what is posted until then."""
+    [key] = await app.post("now", partition=1)
+    for seconds in (90, 10**9):
+        ids = f"{key},{id_ahead(key, seconds)}"
+        status, field, text = await app.error("PUT", f"/q/{ids}", data="put")
+        assert (status, field) == (400, "InvalidMessageID")
+        assert "60 s" in text
+    assert await app.bodies() == ["now"], "all or none"
 
 
 async def test_a_put_renews_the_life_of_a_message(app: QueueyClient) -> None:

@@ -15,6 +15,9 @@ from restmq.endpoints.queuey_fields import BadField, InvalidUpdate
 from restmq.endpoints.queuey_queues import QueueyQueues, no_such_queue
 from restmq.endpoints.queuey_replies import error_reply
 from restmq.errors import (
+    AccessDenied,
+    CredentialsRequired,
+    ForeignOrigin,
     InvalidInput,
     MethodNotAllowed,
     NotFound,
@@ -47,6 +50,9 @@ async def app(open_node: OpenNode) -> AsyncIterator[QueueyClient]:
         (InvalidInput("x"), 400, "InvalidParameter"),
         (InvalidApplicationKey("x"), 401, "InvalidApplicationKey"),
         (Forbidden("x"), 403, "Forbidden"),
+        (AccessDenied("x"), 401, "Forbidden"),
+        (CredentialsRequired("x"), 401, "Forbidden"),
+        (ForeignOrigin("x"), 403, "Forbidden"),
         (no_such_queue(), 404, "InvalidQueueName"),
         (NotFound("x"), 404, "NotFound"),
         (MethodNotAllowed("GET"), 405, "method"),
@@ -62,6 +68,71 @@ def test_every_error_has_a_status_and_a_field(error: RestMQError, status: int, f
     assert reply.status == status
     body = json.loads(reply._reply_body)
     assert body == {"status": "error", "error_msg": {field: str(error)}}
+
+
+CASES = [
+    ("GET", {}, 401, "Forbidden", 'Basic realm="RestMQ Restricted Access"'),
+    ("POST", {"Authorization": "Basic eA=="}, 401, "Forbidden", 'Basic realm="RestMQ'),
+    ("GET", {"Authorization": "Basic dTpw"}, 403, "Forbidden", ""),
+    ("GET", {"Authorization": "Basic dTpw; Application bad"}, 401, "InvalidAp", "Application"),
+    ("DELETE", {"Origin": "http://evil.example"}, 403, "Forbidden", ""),
+    ("PATCH", {}, 405, "method", ""),
+]
+
+
+@pytest.mark.parametrize(("method", "headers", "status", "field", "challenge"), CASES)
+async def test_refusals_at_the_door_are_told_as_the_others_are(
+    open_node: OpenNode,
+    method: str,
+    headers: dict[str, str],
+    status: int,
+    field: str,
+    challenge: str,
+) -> None:
+    """By field, with the challenge that helps; a password and a key can come together."""
+    rule = "username = u\npassword = p\n"
+    acl = "".join(f"[{each}]\n{rule}" for each in ("rest:producer", "rest:consumer"))
+    async with queuey(open_node, acl=acl) as app:
+        both = app.headers | {"Authorization": "Basic dTpw; Application K"}
+        await app.ok("POST", status=201, data={"queue_name": "q"}, headers=both)
+        assert await app.bodies("/q", headers=both) == []
+        url = app.node.url + app.path("/q")
+        async with app.node.session.request(method, url, headers=headers) as answer:
+            assert answer.status == status
+            document = await answer.json()
+            assert (document["status"], len(document["error_msg"])) == ("error", 1)
+            assert next(iter(document["error_msg"])).startswith(field)
+            told = answer.headers.get("WWW-Authenticate", "")
+            assert told.startswith(challenge)
+            assert bool(told) == bool(challenge)
+
+
+async def test_a_path_that_is_no_text_is_refused_as_the_others_are(app: QueueyClient) -> None:
+    assert (await app.error("GET", "/%FF"))[:2] == (400, "InvalidParameter")
+
+
+async def test_a_rule_about_hosts_is_told_as_the_others_are(open_node: OpenNode) -> None:
+    """Inside the endpoint too, and there is nothing that a client could send instead."""
+    async with queuey(open_node, acl="[comet:consumer]\nhosts_deny = all\n") as app:
+        await app.create()
+        url = app.node.url + app.path("/q?wait=1")
+        async with app.node.session.get(url, headers=app.headers) as answer:
+            assert answer.status == 401
+            assert "WWW-Authenticate" not in answer.headers
+            assert (await answer.json())["error_msg"].keys() == {"Forbidden"}
+
+
+async def test_a_head_of_a_long_list_reads_no_more_than_its_beginning(
+    app: QueueyClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would all be held in memory otherwise, for nobody."""
+    await app.post(*[f"{number:0100d}" for number in range(30)])
+    monkeypatch.setattr("restmq.endpoints.queuey.READ_BYTES", 300)
+    monkeypatch.setattr("restmq.endpoints.queuey_replies.MAX_WHOLE_BYTES", 1000)
+    fail_from(monkeypatch, "read", 12)
+    status, body = await app.node.call("HEAD", app.path("/q"), headers=app.headers)
+    assert (status, body) == (200, b"")
+    assert len(await app.messages("/q?limit=5")) == 5, "the connection is still good"
 
 
 def fail_from(monkeypatch: pytest.MonkeyPatch, name: str, call_number: int) -> None:

@@ -8,22 +8,27 @@
 -- reply  the number of the first message, when the others follow it without a gap; or
 --        {when something is due that the caller cannot know ('' = nothing), 1 if copies wait for
 --        their way to other queues, then for each operation: the number of its first message, or
---        0 if the queue is full, or {first number, how many} of the operation that it repeats}
+--        0 if the queue is full, or -1 if too many copies wait, or {first number, how many} of the
+--        operation that it repeats}
 -- cost   O(1) a message, O(log n) with a ttl, a delay or a priority of its own
 
 local DEFAULT_DEDUPE_SECONDS = 300
 -- A copy is sent again until it is known to have arrived, however the queue is set.
 local COPY_DEDUPE_SECONDS = 900
+-- So many copies may wait, while the queues that they are for cannot be reached, before publishers
+-- are refused; the last operation may pass it.
+local MAX_COPIES = 10000
 local IDS_PER_CALL = 100
 local SHORT_SECONDS = 2
 
 local now = clock()
-local fields = redis.call('HMGET', RECORD, 'next', 'settings', 'rate_in')
+local fields = redis.call('HMGET', RECORD, 'next', 'settings', 'rate_in', 'purged')
 local last = tonumber(fields[1] or 0)
 local settings = {}
 if fields[2] or ARGV[4] ~= '' then settings = merge_settings(fields[2]) end
 local overflow = settings.overflow or DEFAULT_OVERFLOW
 local has_copies = settings.copies_to and #settings.copies_to > 0
+local copies_waiting = has_copies and redis.call('LLEN', COPIES) or 0
 local waiting
 if settings.max_length then
   advance(now, settings)
@@ -57,17 +62,18 @@ local function store(packed, expires, ready_at, is_copy)
     ranked[#ranked + 1] = last
   end
   if has_copies and not is_copy then
-    copies[#copies + 1] = struct.pack('>ddd', last, expires, ready_at > now and ready_at or 0)
-      .. packed
+    copies[#copies + 1] = struct.pack('>dddd', last, math.floor(now * 1000000), expires,
+      ready_at > now and ready_at or 0) .. packed
   end
 end
 
--- The operation that had this idempotency key lately: first number and how many, or nil.
-local function find_repeated(id)
+-- The operation that had this idempotency key lately: first number and how many, or nil. A purge
+-- forgets those of publishers, whose messages are gone, but not copies, which may be sent again.
+local function find_repeated(id, is_copy)
   local known = redis.call('HGET', IDS, id)
   if not known then return nil end
   local number, count, deadline = struct.unpack('>ddd', known)
-  if deadline <= now then return nil end
+  if deadline <= now or not is_copy and number <= tonumber(fields[4] or 0) then return nil end
   return {number, count}
 end
 
@@ -86,7 +92,7 @@ local function perform(options, position)
   local count = options.n or 1
   -- Keys that publishers choose must not meet those of copies.
   local id = options.id and (options.is_copy and 'copy ' or 'key ') .. options.id
-  local repeated = id and find_repeated(id)
+  local repeated = id and find_repeated(id, options.is_copy)
   if repeated then
     is_plain = false
     return repeated, count
@@ -96,6 +102,7 @@ local function perform(options, position)
     is_plain = false
     return 0, count
   end
+  if not options.is_copy and copies_waiting + #copies >= MAX_COPIES then return -1, count end
   local ttl = options.ttl or settings.ttl
   local expires = options.expires or ttl and now + ttl or 0
   local ready_at = options.at or now + (options.delay or settings.delay or 0)

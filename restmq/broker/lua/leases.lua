@@ -111,7 +111,8 @@ local function unpack_listener(text)
   return tonumber(consumers), tonumber(deadline)
 end
 
--- Forgets nodes that have not called in time; what their streams held is ready again.
+-- Forgets nodes that have not called in time; what their streams held is ready again. Only for
+-- those who know that Redis was in reach all that time: else the others could not call either.
 local function prune_listeners(now, settings)
   local total = 0
   local entries = redis.call('HGETALL', LISTENERS)
@@ -128,8 +129,8 @@ local function prune_listeners(now, settings)
   return total
 end
 
--- Makes ready what is due: leases that ran out, delays that are over, what dead nodes held, and
--- wakes those who wait for it: whoever calls this may want less than there is now.
+-- Makes ready what is due: leases that ran out, delays that are over, and wakes those who wait for
+-- it: whoever calls this may want less than there is now.
 -- Returns how many became ready. O(log n) a message that is due, nothing for the others.
 local function advance(now, settings)
   if redis.call('EXISTS', LEASED, DELAYED) == 0 then return 0 end
@@ -151,7 +152,6 @@ local function advance(now, settings)
     make_ready(found, found_records)
     total = total + #found
   end
-  if redis.call('EXISTS', HELD) == 1 then total = total + prune_listeners(now, settings) end
   if total > 0 then wake() end
   return total
 end

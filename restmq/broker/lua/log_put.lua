@@ -1,21 +1,33 @@
 -- log_put.lua: stores one entry under each of several ids, in place of what was there.
 --
 -- ARGV   [4] '1' if the log must have certain attributes  [5] those
---        [6] ttl in seconds ('' = none)  [7] packed entry  [8...] fields
+--        [6] ttl in seconds ('' = none)
+--        [7] how many seconds a time may lie beyond the clock and the last id given ('' = any)
+--        [8] packed entry  [9...] fields
 -- reply  nil; if the log has other attributes: time of its creation as a double, then those; '' if
---        it has none
+--        it has none; 1 if a time lies beyond that
 -- cost   O(log n) a field
 
 local other = unexpected()
 if other then return other end
 
 local now = clock()
+if ARGV[7] ~= '' then
+  -- Ticks of 100 ns since 1582, to within some 10 microseconds.
+  local high, low = read_last()
+  local latest = math.max((now + 12219292800) * 10000000, high * 4294967296 + low)
+  latest = latest + tonumber(ARGV[7]) * 10000000
+  for index = 9, #ARGV do
+    high, low = struct.unpack('>I4I4', string.sub(ARGV[index], 2))
+    if high * 4294967296 + low > latest then return 1 end
+  end
+end
 clear_expired(now)
 local expires = ARGV[6] == '' and 0 or now + tonumber(ARGV[6])
-local record = struct.pack('>dd', now, expires) .. ARGV[7]
+local record = struct.pack('>dd', now, expires) .. ARGV[8]
 local path = path_of(record)
 local fields, members, records = {}, {}, {}
-for index = 8, #ARGV do
+for index = 9, #ARGV do
   local field = ARGV[index]
   fields[#fields + 1] = field
   records[#records + 1] = field
