@@ -28,7 +28,7 @@ from restmq.broker.log_entry import (
     Query,
     make_log,
 )
-from restmq.broker.log_follow import read_waiting
+from restmq.broker.log_follow import follow_all, read_waiting
 from restmq.broker.log_ids import MAX_NUMBER, IdKind, id_of_number, number_of_id
 from restmq.codecs.sse import encode_event
 from restmq.endpoints.log_stream import (
@@ -36,7 +36,6 @@ from restmq.endpoints.log_stream import (
     OPENED,
     EncodeOnce,
     LogStreams,
-    follow_all,
     last_event_id,
     wants_events,
 )

@@ -14,20 +14,8 @@ from typing import Any, Self, TypeVar
 from aiohttp import HttpVersion11, web
 
 from restmq.broker.log_entry import Entry, Page
-from restmq.broker.log_follow import follow_all
 from restmq.codecs.sse import COMMENT_PING
 from restmq.endpoints.web import Parameters, Request, wait_for_reader
-
-__all__ = [
-    "EVENT_STREAM",
-    "MAX_WAIT_SECONDS",
-    "OPENED",
-    "EncodeOnce",
-    "LogStreams",
-    "follow_all",
-    "last_event_id",
-    "wants_events",
-]
 
 logger = logging.getLogger(__name__)
 
