@@ -73,7 +73,8 @@ def prepare(values: Sequence[bytes], said: PublishOptions) -> Prepared:
             raise InvalidInput("id must be text that UTF-8 can hold")
         options = options or {}
         options["id"] = idempotency_key
-    packed = [pack(value, content_type, priority) for value in values]
+    head = pack(b"", content_type, priority)  # the same for all of them
+    packed = [head + value for value in values]
     if not packed:
         raise InvalidInput("there is no message in the batch")
     size_bytes = len(packed[0]) if len(packed) == 1 else sum(map(len, packed))

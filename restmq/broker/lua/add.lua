@@ -44,26 +44,36 @@ local function note_due(at)
   if not due or at < due then due = at end
 end
 
-local function store(packed, expires, ready_at, is_copy)
-  last = last + 1
-  bodies[#bodies + 1] = last
-  bodies[#bodies + 1] = struct.pack('>dd', now, expires) .. packed
-  if expires > 0 then
-    deadlines[#deadlines + 1] = score(expires)
-    deadlines[#deadlines + 1] = last
-  end
-  if ready_at > now then
-    delays[#delays + 1] = score(ready_at)
-    delays[#delays + 1] = last
-  elseif string.byte(packed) == DEFAULT_PRIORITY then
-    listed[#listed + 1] = last
-  else
-    ranked[#ranked + 1] = rank(string.byte(packed), last)
-    ranked[#ranked + 1] = last
-  end
-  if has_copies and not is_copy then
-    copies[#copies + 1] = struct.pack('>dddd', last, math.floor(now * 1000000), expires,
-      ready_at > now and ready_at or 0) .. packed
+local stored_count, listed_count = 0, 0
+
+-- Stores the packed messages of one operation, which stand behind `position`.
+local function store(position, count, expires, ready_at, is_copy)
+  local head = struct.pack('>dd', now, expires)
+  local is_delayed = ready_at > now
+  for index = 1, count do
+    local packed = ARGV[position + index]
+    last = last + 1
+    bodies[2 * stored_count + 1] = last
+    bodies[2 * stored_count + 2] = head .. packed
+    stored_count = stored_count + 1
+    if expires > 0 then
+      deadlines[#deadlines + 1] = score(expires)
+      deadlines[#deadlines + 1] = last
+    end
+    if is_delayed then
+      delays[#delays + 1] = score(ready_at)
+      delays[#delays + 1] = last
+    elseif string.byte(packed) == DEFAULT_PRIORITY then
+      listed_count = listed_count + 1
+      listed[listed_count] = last
+    else
+      ranked[#ranked + 1] = rank(string.byte(packed), last)
+      ranked[#ranked + 1] = last
+    end
+    if has_copies and not is_copy then
+      copies[#copies + 1] = struct.pack('>dddd', last, math.floor(now * 1000000), expires,
+        is_delayed and ready_at or 0) .. packed
+    end
   end
 end
 
@@ -113,7 +123,7 @@ local function perform(options, position)
   end
   if id then remember_id(id, last + 1, count, options.is_copy) end
   local number = last + 1
-  for index = 1, count do store(ARGV[position + index], expires, ready_at, options.is_copy) end
+  store(position, count, expires, ready_at, options.is_copy)
   if waiting then waiting = waiting + count end
   return number, count
 end
