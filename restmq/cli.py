@@ -178,7 +178,7 @@ def _serve_command() -> click.Command:
 
 
 def _serve(**flags: object) -> NoReturn:
-    from restmq.settings import load
+    from restmq.settings_sources import load
 
     settings = load(flags, os.environ, Path.cwd())
     # After the settings: a wrong one is told before a web framework has been imported.

@@ -7,7 +7,8 @@ from typing import Final
 
 from restmq.errors import SettingsError
 from restmq.queue_settings import Overrides, Patterns
-from restmq.settings import Settings, read_queue_patterns, read_settings_file
+from restmq.settings import Settings
+from restmq.settings_sources import read_queue_patterns, read_settings_file
 
 _SETTLE_SECONDS: Final = 0.1
 

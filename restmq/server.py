@@ -9,16 +9,13 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-import gc
 import logging
 import math
-import resource
 import signal
 import socket
-import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import Protocol, Self, cast
 
 from aiohttp import web
 
@@ -56,14 +53,20 @@ from restmq.memory_redis import (
 )
 from restmq.queue_patterns import QueuePatterns
 from restmq.redis_process import RedisProcess
+from restmq.runtime import (
+    raise_file_limit,
+    reload_on_hangup,
+    run_loop,
+    set_up_logging,
+    stop_signal,
+    tune_garbage_collection,
+)
 from restmq.settings import Settings
 from restmq.workers import WorkerPool
 
 logger = logging.getLogger(__name__)
 
 LISTEN_BACKLOG = 4096
-
-Result = TypeVar("Result")
 
 
 class Node:
@@ -228,13 +231,6 @@ class Endpoint(Protocol):
         """Return its rows of the route table."""
 
 
-class Follower(Protocol):
-    """What follows a file: acl.conf, or the settings of queues."""
-
-    async def reload_if_changed(self) -> bool:
-        """Look at the file now; returns whether anything has changed."""
-
-
 def _cannot_listen(host: str, port: int, error: OSError) -> StartupError:
     reason = error.strerror or str(error)
     return StartupError(f"cannot listen on {_for_url(host)}:{port}: {reason}")
@@ -242,15 +238,6 @@ def _cannot_listen(host: str, port: int, error: OSError) -> StartupError:
 
 def _for_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def run_loop(main: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine on the fastest event loop there is."""
-    if sys.platform == "win32":
-        return asyncio.run(main)
-    import uvloop
-
-    return uvloop.run(main)
 
 
 def run(settings: Settings) -> int:
@@ -348,64 +335,3 @@ async def _serve_worker(settings: Settings, redis_url: str, memory_socket: Path 
         await stack.enter_async_context(_node(settings, redis_url, access, memory_url))
         tune_garbage_collection()
         await stop.wait()
-
-
-@contextlib.asynccontextmanager
-async def reload_on_hangup(*followers: Follower) -> AsyncIterator[None]:
-    """Have those that follow a file look at it at once when SIGHUP comes."""
-    hangup = asyncio.Event()
-
-    async def reload() -> None:
-        while True:
-            await hangup.wait()
-            hangup.clear()
-            for follower in followers:
-                try:
-                    await follower.reload_if_changed()
-                except Exception:  # the next SIGHUP must still be heard
-                    logger.exception("a file could not be read again")
-
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, hangup.set)
-    task = loop.create_task(reload(), name="reload-on-hangup")
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGHUP)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def stop_signal() -> asyncio.Event:
-    """Return an event that SIGTERM and SIGINT set."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
-
-
-def set_up_logging(settings: Settings) -> None:
-    """Log one line an event to standard error."""
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-
-
-def tune_garbage_collection() -> None:
-    """Look for garbage less often, and never among what was there at the start.
-
-    Nearly everything here is freed by its reference count; with thousands of open streams a
-    collection walks millions of objects to find nothing.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
-
-
-def raise_file_limit() -> None:
-    """Allow as many connections as the system lets this process have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

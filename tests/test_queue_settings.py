@@ -24,7 +24,7 @@ from restmq.queue_settings import (
     check_changes,
     resolve,
 )
-from restmq.settings import load
+from restmq.settings_sources import load
 from tests.support import eventually
 
 WEEK_SECONDS = 7 * 24 * 3600

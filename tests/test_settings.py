@@ -8,7 +8,8 @@ import pytest
 from restmq.errors import SettingsError
 from restmq.knobs import Knob
 from restmq.queue_settings import Patterns
-from restmq.settings import Settings, knobs, load
+from restmq.settings import Settings, knobs
+from restmq.settings_sources import load
 
 
 def write_file(directory: Path, text: str, name: str = "restmq.toml") -> Path:

@@ -17,7 +17,12 @@ from restmq.broker.consumers import Consumer, End
 from restmq.broker.cursors import Cursors
 from restmq.broker.dead_letters import DeadLetters
 from restmq.broker.keys import REGISTRY, check_queue_name
-from restmq.broker.limits import MAX_LEASE_SECONDS, MAX_TTL_SECONDS, check_number
+from restmq.broker.limits import (
+    MAX_LEASE_SECONDS,
+    MAX_PREFETCH,
+    MAX_TTL_SECONDS,
+    check_number,
+)
 from restmq.broker.log import Logs
 from restmq.broker.log_follow import LogWatcher
 from restmq.broker.log_scripts import LogScripts
@@ -253,7 +258,7 @@ class Broker(Publishing, Taking):
         self, queue: str, consumer: Consumer, prefetch: int, lease_seconds: float | None = None
     ) -> None:
         """Count in a consumer that holds up to ``prefetch`` messages (1 to 1,000) at a time."""
-        check_number("prefetch", prefetch, 1, 1000)
+        check_number("prefetch", prefetch, 1, MAX_PREFETCH)
         if lease_seconds is not None:
             check_number("lease", lease_seconds, 1, MAX_LEASE_SECONDS)
         store = await self._stores.find(queue)
@@ -268,7 +273,8 @@ class Broker(Publishing, Taking):
         await self._stores.located(queue).leased.leave(queue, consumer)
 
     def end_streams(self, reason: End) -> None:
-        """End every stream of this node."""
+        """End every stream of this node, and all that waits here for messages."""
         for store in self._stores.all():
             store.dispatcher.end_all(reason)
             store.leased.end_all(reason)
+            store.listeners.end_waits()

@@ -2,8 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 from restmq.broker.commit import MAX_BATCH_BYTES, Group
 from restmq.broker.message import LeasedMessage, Message
@@ -17,6 +17,8 @@ from restmq.broker.scripts import (
     Settlement,
 )
 from restmq.errors import Overloaded, QueueFull, RestMQError
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 class Added(NamedTuple):
@@ -130,18 +132,9 @@ class TakeGroup(Group):
         """Give each operation its share."""
         stopped_early = reply[-1] == 1
         messages = [Message(reply[at], reply[at + 1]) for at in range(0, len(reply) - 1, 2)]
-        used = 0
-        for count, future in self._wanted:
-            share = messages[used : used + count]
-            if future.done():
-                continue
-            if not share and stopped_early:
-                self._take_again(count, future)
-                continue
-            future.set_result(share)
-            used += len(share)
-        if used < len(messages):
-            self._give_back(messages[used:])
+        rest = _share_out(messages, self._wanted, self._take_again if stopped_early else None)
+        if rest:
+            self._give_back(rest)
 
     def fail(self, error: RestMQError) -> None:
         """Tell each operation that it failed."""
@@ -161,6 +154,7 @@ class LeaseGroup(Group):
         queue: str,
         seconds: float | None,
         held_by_stream: bool,
+        heeds_pause: bool,
         lease_again: Callable[[int, asyncio.Future[list[LeasedMessage]]], None],
         release: Callable[[Sequence[LeasedMessage]], None],
         note_lease: Callable[[float, float], None],
@@ -169,6 +163,7 @@ class LeaseGroup(Group):
         self._queue = queue
         self._seconds = seconds
         self._held_by_stream = held_by_stream
+        self._heeds_pause = heeds_pause
         self._lease_again = lease_again
         self._release = release
         self._note_lease = note_lease
@@ -188,6 +183,7 @@ class LeaseGroup(Group):
             seconds=self._seconds,
             token=self._token,
             held_by_stream=self._held_by_stream,
+            heeds_pause=self._heeds_pause,
         )
 
     def settle(self, reply: Reply) -> None:
@@ -199,18 +195,9 @@ class LeaseGroup(Group):
         ]
         if messages:
             self._note_lease(seconds, expires_at)
-        used = 0
-        for count, future in self._wanted:
-            share = messages[used : used + count]
-            if future.done():
-                continue
-            if not share and stopped_early:
-                self._lease_again(count, future)
-                continue
-            future.set_result(share)
-            used += len(share)
-        if used < len(messages):
-            self._release(messages[used:])
+        rest = _share_out(messages, self._wanted, self._lease_again if stopped_early else None)
+        if rest:
+            self._release(rest)
 
     def fail(self, error: RestMQError) -> None:
         """Tell each operation that it failed."""
@@ -254,6 +241,28 @@ class SettleGroup(Group):
     def fail(self, error: RestMQError) -> None:
         """Tell each settlement that it failed."""
         _fail_all(self._futures, error)
+
+
+def _share_out(
+    messages: list[AnyMessage],
+    wanted: Iterable[tuple[int, asyncio.Future[list[AnyMessage]]]],
+    again: Callable[[int, asyncio.Future[list[AnyMessage]]], None] | None,
+) -> list[AnyMessage]:
+    """Give each operation that still waits its share, in their order; return what is left.
+
+    ``again``: puts off an operation for which nothing is left, because there is more in Redis.
+    """
+    used = 0
+    for count, future in wanted:
+        if future.done():
+            continue
+        share = messages[used : used + count]
+        if share or again is None:
+            future.set_result(share)
+            used += len(share)
+        else:
+            again(count, future)
+    return messages[used:]
 
 
 def _fail_all(futures: Sequence[asyncio.Future[Reply]], error: RestMQError) -> None:

@@ -22,7 +22,6 @@ from restmq.errors import RestMQError, Unavailable
 
 logger = logging.getLogger(__name__)
 
-MAX_PREFETCH = 1000
 MAX_LEASED_PER_CALL = 1000
 MAX_OWED = 20_000
 """What could not be given back, and is once more; the leases of the rest run out by themselves."""

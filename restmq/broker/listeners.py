@@ -89,6 +89,7 @@ class Listeners:
         self.on_contact: Callable[[], None] = lambda: None
         """Called when Redis has answered a heartbeat."""
         self._task: asyncio.Task[None] | None = None
+        self._is_stopping = False
 
     def start(self) -> None:
         """Start telling Redis that this node lives."""
@@ -166,9 +167,12 @@ class Listeners:
     async def wait_for(
         self, queue: str, attempt: Callable[[], Awaitable[list[Found]]], wait_seconds: float
     ) -> list[Found]:
-        """Return what ``attempt`` finds, as soon as it finds something; empty after the wait."""
+        """Return what ``attempt`` finds, as soon as it finds something; empty after the wait.
+
+        Also empty when the node stops meanwhile.
+        """
         found = await attempt()
-        if found:
+        if found or self._is_stopping:
             return found
         changed = asyncio.Event()
         try:
@@ -177,13 +181,18 @@ class Listeners:
                 while True:
                     changed.clear()
                     found = await attempt()
-                    if found:
+                    if found or self._is_stopping:
                         return found
                     await changed.wait()
         except TimeoutError:
             return []
         finally:
             self.forget(queue, changed)
+
+    def end_waits(self) -> None:
+        """Let all that wait go with empty hands, because the node stops."""
+        self._is_stopping = True
+        self.wake_all()
 
     def has(self, queue: str) -> bool:
         """Return whether anyone here listens for this queue."""

@@ -6,6 +6,7 @@ has a deadline is noted in the schedule before.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from restmq.broker.commit import Committer
 from restmq.broker.copies import Copier
@@ -21,6 +22,15 @@ EXPIRY_GRAIN_SECONDS = 10.0
 """Messages that expire take up room and nothing else, so clearing them may wait for others."""
 
 _MAX_KNOWN = 10_000
+
+
+class _LeaseKind(NamedTuple):
+    """Leases that can be asked for together."""
+
+    queue: str
+    seconds: float | None
+    held_by_stream: bool
+    heeds_pause: bool
 
 
 class Queues:
@@ -136,47 +146,42 @@ class Queues:
         self._committer.put_back(self._scripts.restore(queue, str(self._restores), pairs))
 
     def lease(
-        self, queue: str, count: int, seconds: float | None, held_by_stream: bool = False
-    ) -> asyncio.Future[list[LeasedMessage]]:
-        """Lease messages; the future gives up to ``count`` of them.
-
-        ``seconds`` None: as the queue's settings say. ``held_by_stream``: they come back when
-        this node dies. If the future is cancelled before it is done, its share comes back.
-        """
-        future: asyncio.Future[list[LeasedMessage]] = self._loop.create_future()
-        self._put_lease(queue, count, seconds, held_by_stream, future, is_admitted=False)
-        return future
-
-    def _put_lease(
         self,
         queue: str,
         count: int,
         seconds: float | None,
-        held_by_stream: bool,
+        held_by_stream: bool = False,
+        heeds_pause: bool = False,
+    ) -> asyncio.Future[list[LeasedMessage]]:
+        """Lease messages; the future gives up to ``count`` of them.
+
+        ``seconds`` None: as the queue's settings say. ``held_by_stream``: they come back when
+        this node dies. ``heeds_pause``: nothing comes while the queue is paused, as streams have
+        it anyway. If the future is cancelled before it is done, its share comes back.
+        """
+        future: asyncio.Future[list[LeasedMessage]] = self._loop.create_future()
+        kind = _LeaseKind(queue, seconds, held_by_stream, heeds_pause)
+        self._put_lease(kind, count, future, is_admitted=False)
+        return future
+
+    def _put_lease(
+        self,
+        kind: "_LeaseKind",
+        count: int,
         future: asyncio.Future[list[LeasedMessage]],
         is_admitted: bool,
     ) -> None:
-        expected = seconds or self._lease_seconds.get(queue, DEFAULT_LEASE_SECONDS)
-        group = self._committer.group(
-            (queue, seconds, held_by_stream),
-            self._lease_group,
-            0,
-            queue,
-            seconds,
-            held_by_stream,
-            expected,
-            is_admitted=is_admitted,
-        )
+        group = self._committer.group(kind, self._lease_group, 0, kind, is_admitted=is_admitted)
         group.append(count, future)
 
-    def _lease_group(
-        self, queue: str, seconds: float | None, held_by_stream: bool, expected: float
-    ) -> LeaseGroup:
+    def _lease_group(self, kind: "_LeaseKind") -> LeaseGroup:
+        queue = kind.queue
+        expected = kind.seconds or self._lease_seconds.get(queue, DEFAULT_LEASE_SECONDS)
         # Once a group: all of it goes out together.
         self._schedule.note(QUEUE, queue, expected)
 
         def lease_again(count: int, future: asyncio.Future[list[LeasedMessage]]) -> None:
-            self._put_lease(queue, count, seconds, held_by_stream, future, is_admitted=True)
+            self._put_lease(kind, count, future, is_admitted=True)
 
         def release(messages: Sequence[LeasedMessage]) -> None:
             self.release_unseen(queue, messages)
@@ -184,9 +189,7 @@ class Queues:
         def note_lease(actual: float, at: float) -> None:
             self._note_lease(queue, expected, actual, at)
 
-        return LeaseGroup(
-            self._scripts, queue, seconds, held_by_stream, lease_again, release, note_lease
-        )
+        return LeaseGroup(self._scripts, *kind, lease_again, release, note_lease)
 
     def _note_lease(self, queue: str, expected: float, actual: float, at: float) -> None:
         # Noted again where the queue's settings say something else than what was expected, and

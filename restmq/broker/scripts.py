@@ -195,10 +195,14 @@ class Scripts:
         seconds: float | None,
         token: str,
         held_by_stream: bool,
+        heeds_pause: bool = False,
     ) -> Call:
-        """Hand out the next messages for a time; ``seconds`` None: as the settings say."""
+        """Hand out the next messages for a time; ``seconds`` None: as the settings say.
+
+        ``heeds_pause``: nothing while the queue is paused, which holds for streams anyway.
+        """
         time = "" if seconds is None else seconds
-        holder = self.node if held_by_stream else "-"
+        holder = self.node if held_by_stream else "+" if heeds_pause else "-"
         return self._call(self._lease, queue, count, max_bytes, time, token, holder)
 
     def settle(self, queue: str, settlements: Iterable[Settlement]) -> Call:

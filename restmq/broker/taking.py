@@ -59,18 +59,21 @@ class Taking:
         count: int = 1,
         lease_seconds: float | None = None,
         wait_seconds: float = 0,
+        *,
+        heeds_pause: bool = False,
     ) -> list[LeasedMessage]:
         """Lease up to ``count`` of the next messages: they come back unless they are acked.
 
         ``lease_seconds``: 1 to 43,200; None as the queue's settings say. ``wait_seconds``: how
-        long to wait for the first. If the caller is cancelled, they come back at once.
+        long to wait for the first. ``heeds_pause``: nothing comes while delivery to streams is
+        paused. If the caller is cancelled, they come back at once.
         """
         if lease_seconds is not None:
             check_number("lease", lease_seconds, 1, MAX_LEASE_SECONDS)
         store = self._stores.found.get(queue) or await self._stores.find(queue)
 
         async def attempt() -> list[LeasedMessage]:
-            future = store.queues.lease(queue, count, lease_seconds)
+            future = store.queues.lease(queue, count, lease_seconds, heeds_pause=heeds_pause)
             try:
                 return await future
             except asyncio.CancelledError:

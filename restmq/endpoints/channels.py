@@ -18,6 +18,7 @@ from aiohttp import web
 from restmq.access import Section
 from restmq.broker.broker import Broker
 from restmq.broker.cursors import KEPT_COUNT, Start, check_client
+from restmq.broker.limits import MAX_WAIT_SECONDS
 from restmq.broker.log_entry import (
     MAX_PAGE_ENTRIES,
     Appended,
@@ -32,7 +33,6 @@ from restmq.broker.log_follow import follow_all, read_waiting
 from restmq.broker.log_ids import MAX_NUMBER, IdKind, id_of_number, number_of_id
 from restmq.codecs.sse import encode_event
 from restmq.endpoints.log_stream import (
-    MAX_WAIT_SECONDS,
     OPENED,
     EncodeOnce,
     LogStreams,

@@ -20,12 +20,12 @@ from restmq.broker.limits import (
     MAX_DELAY_SECONDS,
     MAX_LEASE_SECONDS,
     MAX_TTL_SECONDS,
+    MAX_WAIT_SECONDS,
 )
 from restmq.broker.message import MAX_PRIORITY, Message
 from restmq.broker.publishing import PublishOptions
 from restmq.endpoints.delivery import (
     MAX_COUNT,
-    MAX_WAIT_SECONDS,
     Fields,
     acknowledge,
     extend,

@@ -13,14 +13,12 @@ from typing import NamedTuple, cast
 
 from restmq.broker.broker import Broker
 from restmq.broker.consumers import Consumer, Encoding, End
+from restmq.broker.limits import MAX_LEASE_SECONDS, MAX_PREFETCH, MAX_WAIT_SECONDS
 from restmq.broker.resume import Gap, Missed
 from restmq.endpoints.formats import PollEncoding
 from restmq.endpoints.web import Parameters, Request, query_parameters, whole_number
 from restmq.errors import InvalidInput
 
-MAX_WAIT_SECONDS = 60
-MAX_PREFETCH = 1000
-MAX_LEASE_SECONDS = 43_200
 MAX_POSITION = 10**16 - 1
 
 EVENT_STREAM = "text/event-stream"

@@ -16,6 +16,7 @@ from restmq.broker.limits import (
     MAX_DELAY_SECONDS,
     MAX_LEASE_SECONDS,
     MAX_TTL_SECONDS,
+    MAX_WAIT_SECONDS,
 )
 from restmq.broker.message import MAX_PRIORITY, LeasedMessage, Message
 from restmq.broker.publishing import PublishOptions
@@ -28,9 +29,6 @@ Fields = dict[str, object]
 
 MAX_COUNT = 1000
 """Messages that one request may take, lease or list."""
-
-MAX_WAIT_SECONDS = 60
-"""How long a request may wait for a message."""
 
 MAX_BATCH_MESSAGES = 10_000
 """Messages that one request may publish."""

@@ -23,8 +23,6 @@ EVENT_STREAM = "text/event-stream"
 OPENED = b"retry: 1000\n\n"
 """Tells a browser to wait for so many milliseconds before it comes back."""
 
-MAX_WAIT_SECONDS = 60
-
 Encode = Callable[[Page], bytes]
 Result = TypeVar("Result")
 

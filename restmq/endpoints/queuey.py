@@ -25,11 +25,11 @@ from aiohttp import hdrs, web
 
 from restmq.access import Section
 from restmq.broker.broker import Broker
+from restmq.broker.limits import MAX_WAIT_SECONDS
 from restmq.broker.log_entry import EntryKey, Log, Page, Query
 from restmq.broker.log_follow import follow_all
 from restmq.codecs.sse import encode_event
 from restmq.endpoints.log_stream import (
-    MAX_WAIT_SECONDS,
     EncodeOnce,
     LogStreams,
     last_event_id,

@@ -165,7 +165,7 @@ class Router:
         except (web.HTTPException, ConnectionError):
             raise
         except Exception:
-            return _unexpected(request)
+            return error_reply(_log_unexpected(request))
 
     def begin(self, request: Request) -> Pending | None:
         """Begin a request if it is one quick operation; ``handle`` serves all others.
@@ -180,12 +180,10 @@ class Router:
             route, name = self._admit(request)
             return None if route.begin is None else route.begin(request, name)
         except RestMQError as error:
-            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            future.set_exception(error)
-            return Pending(future, _never)
+            return Pending.failed(error)
         except Exception:
-            logger.exception("%s %s failed", request.method, request.rel_url.raw_path)
-            return None
+            # The body may have been read, so that ``handle`` could only guess at it.
+            return Pending.failed(_log_unexpected(request))
 
     def finish(self, request: Request, pending: Pending) -> Reply:
         """Make the reply to what was begun, once its future is done."""
@@ -194,7 +192,7 @@ class Router:
         except RestMQError as error:
             return self._refuse(request, error)
         except Exception:
-            return _unexpected(request)
+            return error_reply(_log_unexpected(request))
 
     def _admit(self, request: Request) -> tuple[Route, str]:
         """Find the route and what follows its segment; raises if the peer may not use it."""
@@ -314,13 +312,10 @@ def _readable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def _never(result: Any) -> Reply:
-    raise AssertionError("a request that was refused has no result")
-
-
-def _unexpected(request: Request) -> Reply:
+def _log_unexpected(request: Request) -> RestMQError:
+    """Log the exception under way whole, and return what the client is told of it."""
     logger.exception("%s %s failed", request.method, request.rel_url.raw_path)
-    return error_reply(RestMQError("something failed here; the server's log says what"))
+    return RestMQError("something failed here; the server's log says what")
 
 
 def _preflight_reply(request: Request, allowed: str) -> Reply:

@@ -14,12 +14,12 @@ from typing import NamedTuple, Protocol, TypeVar
 from aiohttp import web
 
 from restmq.access import BASIC_CHALLENGE, Section
+from restmq.broker.limits import MAX_WAIT_SECONDS
 from restmq.broker.log import Logs
 from restmq.broker.log_entry import MAX_PAGE_ENTRIES, Appended, NewEntry, Page, Query
 from restmq.broker.log_follow import LogWatcher, follow_all, read_waiting
 from restmq.broker.log_ids import id_of_number
 from restmq.endpoints.log_stream import (
-    MAX_WAIT_SECONDS,
     EncodeOnce,
     LogStreams,
     last_event_id,

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from restmq.broker.holders import Binding, Delivery
+from restmq.broker.limits import MAX_PREFETCH
 from restmq.broker.topics import TopicMessage
 from restmq.codecs.stomp_commands import Subscription
 from restmq.codecs.stomp_encoder import MessageEncoder, encode_message_content
@@ -15,7 +16,6 @@ from restmq.errors import InvalidInput, RestMQError
 AUTO_PREFETCH: Final = 100
 """Messages without acknowledgement that are on their way to the kernel at a time."""
 
-MAX_PREFETCH: Final = 1000
 MAX_BOUND_QUEUES: Final = 10_000
 """Queues that one wildcard subscription may stand for."""
 

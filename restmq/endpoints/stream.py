@@ -143,7 +143,11 @@ class StreamEndpoint:
         self, request: Request, queue: str, encoding: Encoding, parameters: StreamParameters
     ) -> web.StreamResponse:
         messages = await self._broker.lease(
-            queue, parameters.prefetch, parameters.lease_seconds, parameters.wait_seconds or 0
+            queue,
+            parameters.prefetch,
+            parameters.lease_seconds,
+            parameters.wait_seconds or 0,
+            heeds_pause=True,
         )
         if messages and client_is_gone(request):
             self._broker.release_unseen(queue, messages)

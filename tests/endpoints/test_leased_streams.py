@@ -428,6 +428,29 @@ class TestLongPoll:
         assert status == 200
         assert body.startswith(b'cb({"key":')
 
+    async def test_a_pause_holds_it_back_until_the_start(
+        self, node: NodeUnderTest, fresh_name: str
+    ) -> None:
+        await node.post(f"/control/{fresh_name}", data={"status": "stop"})
+        await node.add(fresh_name, "held")
+        assert (await node.get(f"/c/{fresh_name}?wait=0&ack=1"))[0] == 204
+        waiting = asyncio.create_task(node.get(f"/c/{fresh_name}?wait=60&ack=1"))
+        listeners = node.node.broker._stores.disk.listeners
+        await eventually(lambda: fresh_name in listeners._interests)
+        assert await counts(node, fresh_name) == (1, 0, 0)
+        await node.post(f"/control/{fresh_name}", data={"status": "start"})
+        status, body = await asyncio.wait_for(waiting, 20)
+        assert status == 200
+        assert json.loads(body)["value"] == "held"
+
+    async def test_a_pause_does_not_hold_back_a_plain_lease(
+        self, node: NodeUnderTest, fresh_name: str
+    ) -> None:
+        await node.post(f"/control/{fresh_name}", data={"status": "stop"})
+        await node.add(fresh_name, "free")
+        status, body = await node.get(f"/q/{fresh_name}?lease=60")
+        assert (status, json.loads(body)["value"]) == (200, "free")
+
     async def test_one_that_left_holds_nothing(self, node: NodeUnderTest, fresh_name: str) -> None:
         polling = asyncio.create_task(node.get(f"/c/{fresh_name}?wait=30&ack=1"))
         listeners = node.node.broker._stores.disk.listeners

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from restmq.errors import SettingsError
-from restmq.settings import Settings, knobs, load
+from restmq.settings import Settings, knobs
+from restmq.settings_sources import load
 
 
 def load_file(directory: Path, text: str) -> Settings:

@@ -227,6 +227,34 @@ class TestStopping:
             async with open_api(server.url) as api:
                 assert (await api.pop(fresh_name) or {}).get("value") == "slow"
 
+    async def test_requests_that_wait_are_answered_at_once(self, tmp_path, fresh_name):
+        waiting = {
+            f"/q/{fresh_name}?wait=60": 204,
+            f"/c/{fresh_name}?wait=60": 204,
+            f"/c/{fresh_name}?wait=60&ack=1": 204,
+            f"/channels/{fresh_name}?wait=60": 200,
+        }
+        async with (
+            running_server(tmp_path, "--drain-seconds", "60") as server,
+            aiohttp.ClientSession() as session,
+            contextlib.AsyncExitStack() as stack,
+        ):
+            connections = [
+                await stack.enter_async_context(bare_connection(server.port)) for _ in waiting
+            ]
+            for path, (_, writer) in zip(waiting, connections, strict=True):
+                writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode())
+                port = writer.get_extra_info("sockname")[1]
+                await eventually(lambda port=port: server.has_read_all_from(port))
+            # A later request on the same event loop: those before it wait by now.
+            async with session.get(server.url + "/readyz") as answer:
+                assert answer.status == 200
+            async with asyncio.timeout(30):
+                server.process.send_signal(signal.SIGTERM)
+                answers = [await read_to_end(reader) for reader, _ in connections]
+                assert await server.process.wait() == 0
+            assert [int(each.split()[1]) for each in answers] == list(waiting.values())
+
     async def refuses(self, server: ServerProcess) -> bool:
         """Return whether new connections are refused."""
         try:

@@ -39,22 +39,13 @@ if what == 'list' then
 end
 
 -- Puts some back into the queue; returns the size of their bodies.
-local function redrive(part, found)
-  local bodies, records, deadlines, bytes = {}, {}, {}, 0
-  for index, number in ipairs(part) do
-    local record = found[index][1]
-    records[index] = record
-    bytes = bytes + #record
-    bodies[#bodies + 1] = number
-    bodies[#bodies + 1] = record
-    if expires_at(record) > 0 then
-      deadlines[#deadlines + 1] = score(expires_at(record))
-      deadlines[#deadlines + 1] = number
-    end
+local function redrive(part)
+  local records, bytes = {}, 0
+  for index, letter in ipairs(exhume(part)) do
+    records[index] = letter[1]
+    bytes = bytes + #records[index]
   end
-  call_chunked('HSET', MESSAGES, bodies)
-  call_chunked('ZADD', EXPIRY, deadlines)
-  make_ready(part, records)
+  store_again(part, records, now)
   return bytes
 end
 
@@ -67,7 +58,7 @@ end
 local moved, bytes = 0, 0
 while moved < #numbers and bytes < MOST_BYTES do
   local part = {unpack(numbers, moved + 1, math.min(moved + STEP, #numbers))}
-  bytes = bytes + redrive(part, exhume(part))
+  bytes = bytes + redrive(part)
   moved = moved + #part
 end
 if moved > 0 then wake() end

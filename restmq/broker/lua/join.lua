@@ -12,41 +12,23 @@ local node, consumers, position = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[8])
 local fields = redis.call('HMGET', RECORD, 'epoch', 'sent', 'sent_number', 'alone', 'trimmed')
 local sent = tonumber(fields[2] or 0)
 
-local function store_again(entries)
-  local now, bodies, deadlines, numbers, records = clock(), {}, {}, {}, {}
-  for _, entry in ipairs(entries) do
-    local number, record = string.format('%.0f', struct.unpack('>d', entry)), string.sub(entry, 17)
-    if not has_expired(record, now) and redis.call('HEXISTS', MESSAGES, number) == 0 then
-      local expires = expires_at(record)
-      numbers[#numbers + 1] = number
-      records[#records + 1] = record
-      bodies[#bodies + 1] = number
-      bodies[#bodies + 1] = record
-      if expires > 0 then
-        deadlines[#deadlines + 1] = score(expires)
-        deadlines[#deadlines + 1] = number
-      end
-    end
-  end
-  call_chunked('HSET', MESSAGES, bodies)
-  call_chunked('ZADD', EXPIRY, deadlines)
-  make_ready(numbers, records)
-  if #numbers > 0 then wake() end
-end
-
 -- Takes what was sent from this position on out of the history again.
 local function take_back(first)
   local count = math.min(sent - first, redis.call('LLEN', HISTORY))
   if count <= 0 then return end
-  local entries, bytes = redis.call('LRANGE', HISTORY, -count, -1), 0
-  for _, entry in ipairs(entries) do bytes = bytes + #entry end
+  local numbers, records, bytes = {}, {}, 0
+  for index, entry in ipairs(redis.call('LRANGE', HISTORY, -count, -1)) do
+    numbers[index] = string.format('%.0f', struct.unpack('>d', entry))
+    records[index] = string.sub(entry, 17)
+    bytes = bytes + #entry
+  end
   redis.call('LTRIM', HISTORY, 0, -count - 1)
   sent = sent - count
   local last = redis.call('LINDEX', HISTORY, -1)
   local sent_number = last and struct.unpack('>d', last) or tonumber(fields[5] or 0)
   redis.call('HSET', RECORD, 'sent', sent, 'sent_number', sent_number)
   redis.call('HINCRBYFLOAT', RECORD, 'history_bytes', -bytes)
-  store_again(entries)
+  if #store_again(numbers, records, clock()) > 0 then wake() end
 end
 
 if consumers > 0 then

@@ -2,22 +2,22 @@
 --
 -- ARGV   [5] how many at the most  [6] most bytes (one message more may pass it)
 --        [7] seconds ('' = as the queue's settings say)  [8] token: names these deliveries
---        [9] the node whose stream holds them, or '-'
+--        [9] the node whose stream holds them; '-' for a request, '+' for a poll of a stream
 -- reply  {when the leases run out, after how many seconds, 1 if it stopped for the bytes alone,
 --         number, attempt, record, number, attempt, record, ...}
 -- cost   O(log n) a message
 --
--- Streams get nothing while the queue's status is stop.
+-- Streams and their polls get nothing while the queue's status is stop.
 
 local now = clock()
 local fields = redis.call('HMGET', RECORD, 'settings', 'status')
 local settings = merge_settings(fields[1])
 local count, max_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 local seconds = tonumber(ARGV[7]) or settings.lease_seconds or DEFAULT_LEASE_SECONDS
-local token, holder = ARGV[8], ARGV[9]
+local token, holder = ARGV[8], ARGV[9] == '+' and '-' or ARGV[9]
 local deadline = now + seconds
 local nothing = {score(deadline), tostring(seconds), 0}
-if holder ~= '-' and status_of(fields[2], settings) == '0' then return nothing end
+if ARGV[9] ~= '-' and status_of(fields[2], settings) == '0' then return nothing end
 clear_expired(now)
 advance(now, settings)
 local numbers, records = pop_ready(now, count, max_bytes)

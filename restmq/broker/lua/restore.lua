@@ -27,26 +27,7 @@ else
   end
 end
 
-local now = clock()
-local bodies, deadlines, live, live_records = {}, {}, {}, {}
-for index, number in ipairs(numbers) do
-  local record = records[index]
-  -- One that is stored is back already.
-  if not has_expired(record, now) and redis.call('HEXISTS', MESSAGES, number) == 0 then
-    local expires = expires_at(record)
-    live[#live + 1] = number
-    live_records[#live_records + 1] = record
-    bodies[#bodies + 1] = number
-    bodies[#bodies + 1] = record
-    if expires > 0 then
-      deadlines[#deadlines + 1] = score(expires)
-      deadlines[#deadlines + 1] = number
-    end
-  end
-end
-call_chunked('HSET', MESSAGES, bodies)
-call_chunked('ZADD', EXPIRY, deadlines)
-make_ready(live, live_records)
+local live = store_again(numbers, records, clock())
 for _, number in ipairs(live) do forget_popped(number) end
 if #live > 0 then wake() end
 return #live
