@@ -43,6 +43,9 @@ LONGEST_SOCKET_PATH_BYTES = 100
 LARGEST_LOG_BYTES = 16 * 1024 * 1024
 TOLD_LOG_BYTES = 4096
 
+REWRITE_MEBIBYTES = 256
+"""Below this size the file of the data is not rewritten to make it smaller."""
+
 COMPACT_ENTRIES = 32  # sets and hashes up to this size are kept as lists
 
 STOP_SECONDS = 10.0
@@ -259,6 +262,10 @@ class RedisProcess:
             "appendonly": "yes" if self._persistent else "no",
             "appendfsync": self._fsync,
             "aof-load-truncated": "yes",
+            # A rewrite takes time from all that goes on beside it; what it saves is room on the
+            # disk and time at the next start, of which so little is not worth it.
+            "auto-aof-rewrite-min-size": f"{REWRITE_MEBIBYTES}mb",
+            "rdbcompression": "no",
             "maxmemory-policy": "noeviction",
             # Small sets and hashes are kept as lists, which Redis searches from one end to the
             # other: with its own limits of 128 and 512 that is most of the time of a lease.

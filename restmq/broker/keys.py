@@ -5,6 +5,7 @@ one script can touch them all. Keys that serve the whole server stand alone.
 """
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from restmq.errors import InvalidInput
@@ -135,6 +136,12 @@ def check_queue_name(name: str) -> str:
 def message_key(queue: str, number: int) -> str:
     """Spell the key by which clients know a message: ``<queue>:<number>``."""
     return f"{queue}:{number}"
+
+
+def message_keys(queue: str, numbers: Iterable[int]) -> list[str]:
+    """Spell the keys of many messages, as ``message_key`` does."""
+    start = f"{queue}:"
+    return [f"{start}{number}" for number in numbers]
 
 
 def message_number(queue: str, key: str) -> int | None:

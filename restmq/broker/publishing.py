@@ -73,12 +73,11 @@ def prepare(values: Sequence[bytes], said: PublishOptions) -> Prepared:
             raise InvalidInput("id must be text that UTF-8 can hold")
         options = options or {}
         options["id"] = idempotency_key
-    head = pack(b"", content_type, priority)  # the same for all of them
-    packed = [head + value for value in values]
-    if not packed:
+    if not values:
         raise InvalidInput("there is no message in the batch")
-    size_bytes = len(packed[0]) if len(packed) == 1 else sum(map(len, packed))
-    return Prepared(Operation(packed, options), size_bytes, due_seconds, expiry_seconds)
+    head = pack(b"", content_type, priority)
+    size_bytes = len(values) * len(head) + sum(map(len, values))
+    return Prepared(Operation(values, options, head), size_bytes, due_seconds, expiry_seconds)
 
 
 class Publishing:

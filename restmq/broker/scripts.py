@@ -83,15 +83,18 @@ class Operation(NamedTuple):
     """Messages that one publisher adds together: all of them or none."""
 
     messages: Sequence[bytes]
-    """Packed messages, at least one."""
+    """What each packed message has after ``head``; at least one."""
     options: Mapping[str, Any] | None = None
-    """What add.lua reads of the header, but for the count; None for one plain message."""
+    """What else add.lua reads of an operation; None for one plain message."""
+    head: bytes = b""
+    """How all packed messages begin."""
 
     def arguments(self) -> list[Argument]:
         """Return the words that add.lua expects."""
         if self.options is None and len(self.messages) == 1:
-            return ["", self.messages[0]]
-        return [_pack({"n": len(self.messages), **(self.options or {})}), *self.messages]
+            return ["", self.head + self.messages[0]]
+        header = _pack({"n": len(self.messages), **(self.options or {})})
+        return [header, self.head, *self.messages]
 
 
 class Settlement(NamedTuple):

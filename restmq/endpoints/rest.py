@@ -13,7 +13,7 @@ from aiohttp import web
 from restmq.access import Section
 from restmq.broker.broker import PAGE, Broker, Policy, QueueStats
 from restmq.broker.groups import Added
-from restmq.broker.keys import check_queue_name, message_key
+from restmq.broker.keys import check_queue_name, message_key, message_keys
 from restmq.broker.message import Message
 from restmq.broker.publishing import PublishOptions
 from restmq.endpoints.delivery import (
@@ -328,8 +328,7 @@ def _added_reply(request: Request, queue: str, added: Added, callback: str | Non
 
 
 def _batch_reply(queue: str, added: Added, callback: str | None) -> Reply:
-    numbers = range(added.number, added.number + added.total)
-    keys = [message_key(queue, number) for number in numbers]
+    keys = message_keys(queue, range(added.number, added.number + added.total))
     body = {"queue": queue, "count": added.total, "keys": keys}
     headers = _DUPLICATE if added.is_duplicate else ()
     return json_reply(body, callback, end=CRLF, headers=headers)

@@ -1,10 +1,11 @@
 -- add.lua: adds messages to a queue, in the order given.
 --
 -- ARGV   [5] a node that need not be woken, or ''
---        [6...] operations: a header, then its packed messages. The header is '' for one message
---        without further ado; else a MessagePack map: n (how many messages), and what was said:
---        ttl (seconds), delay (seconds), at and expires (absolute), id (idempotency key),
---        is_copy (of another queue's message: it is not refused, and not copied again)
+--        [6...] operations: '' and one packed message, if there is nothing else to say; else a
+--        header, how each of its packed messages begins, and what each has besides. The header is
+--        a MessagePack map: n (how many messages), and what was said: ttl (seconds), delay
+--        (seconds), at and expires (absolute), id (idempotency key), is_copy (of another queue's
+--        message: it is not refused, and not copied again)
 -- reply  the number of the first message, when the others follow it without a gap; or
 --        {when something is due that the caller cannot know ('' = nothing), 1 if copies wait for
 --        their way to other queues, then for each operation: the number of its first message, or
@@ -46,33 +47,36 @@ end
 
 local stored_count, listed_count = 0, 0
 
--- Stores the packed messages of one operation, which stand behind `position`.
+-- Stores the messages of one operation, which stand behind `position`, where their beginning is.
 local function store(position, count, expires, ready_at, is_copy)
-  local head = struct.pack('>dd', now, expires)
+  local start = struct.pack('>dd', now, expires) .. ARGV[position]
   local is_delayed = ready_at > now
-  for index = 1, count do
-    local packed = ARGV[position + index]
+  for index = position + 1, position + count do
+    local record = start .. ARGV[index]
     last = last + 1
-    bodies[2 * stored_count + 1] = last
-    bodies[2 * stored_count + 2] = head .. packed
+    -- Spelt once: Redis is slow at spelling numbers itself.
+    local number = string.format('%.0f', last)
+    bodies[2 * stored_count + 1] = number
+    bodies[2 * stored_count + 2] = record
     stored_count = stored_count + 1
     if expires > 0 then
       deadlines[#deadlines + 1] = score(expires)
-      deadlines[#deadlines + 1] = last
+      deadlines[#deadlines + 1] = number
     end
+    local priority = priority_of(record)
     if is_delayed then
       delays[#delays + 1] = score(ready_at)
-      delays[#delays + 1] = last
-    elseif string.byte(packed) == DEFAULT_PRIORITY then
+      delays[#delays + 1] = number
+    elseif priority == DEFAULT_PRIORITY then
       listed_count = listed_count + 1
-      listed[listed_count] = last
+      listed[listed_count] = number
     else
-      ranked[#ranked + 1] = rank(string.byte(packed), last)
-      ranked[#ranked + 1] = last
+      ranked[#ranked + 1] = rank(priority, last)
+      ranked[#ranked + 1] = number
     end
     if has_copies and not is_copy then
       copies[#copies + 1] = struct.pack('>dddd', last, math.floor(now * 1000000), expires,
-        is_delayed and ready_at or 0) .. packed
+        is_delayed and ready_at or 0) .. string.sub(record, 17)
     end
   end
 end
@@ -98,6 +102,7 @@ local function remember_id(id, number, count, is_copy)
   redis.call('ZADD', ID_EXPIRY, score(deadline), id)
 end
 
+-- Returns what the reply says of it.
 local function perform(options, position)
   local count = options.n or 1
   -- Keys that publishers choose must not meet those of copies.
@@ -105,14 +110,14 @@ local function perform(options, position)
   local repeated = id and find_repeated(id, options.is_copy)
   if repeated then
     is_plain = false
-    return repeated, count
+    return repeated
   end
   if waiting and overflow == 'reject' and not options.is_copy
       and waiting + count > settings.max_length then
     is_plain = false
-    return 0, count
+    return 0
   end
-  if not options.is_copy and copies_waiting + #copies >= MAX_COPIES then return -1, count end
+  if not options.is_copy and copies_waiting + #copies >= MAX_COPIES then return -1 end
   local ttl = options.ttl or settings.ttl
   local expires = options.expires or ttl and now + ttl or 0
   local ready_at = options.at or now + (options.delay or settings.delay or 0)
@@ -125,17 +130,22 @@ local function perform(options, position)
   local number = last + 1
   store(position, count, expires, ready_at, options.is_copy)
   if waiting then waiting = waiting + count end
-  return number, count
+  return number
 end
 
 local position = 6
 local plain_options = {}
 while position <= #ARGV do
   local header = ARGV[position]
-  local options = header == '' and plain_options or cmsgpack.unpack(header)
-  local result, count = perform(options, position)
-  results[#results + 1] = result
-  position = position + 1 + count
+  if header == '' then
+    -- It stands for the beginning of the one message as well, which has all of itself.
+    results[#results + 1] = perform(plain_options, position)
+    position = position + 2
+  else
+    local options = cmsgpack.unpack(header)
+    results[#results + 1] = perform(options, position + 1)
+    position = position + 2 + options.n
+  end
 end
 
 -- More may leave than come, so that a queue which nobody reads does not grow for ever.
