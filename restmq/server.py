@@ -27,6 +27,7 @@ from restmq.broker.streams import StreamLimits
 from restmq.endpoints.channels import ChannelEndpoint
 from restmq.endpoints.collectd import CollectdEndpoint
 from restmq.endpoints.commands import CommandEndpoint
+from restmq.endpoints.docs import DocsEndpoint
 from restmq.endpoints.http_server import HttpServer
 from restmq.endpoints.leases import LeaseEndpoint
 from restmq.endpoints.log_stream import LogStreams
@@ -125,6 +126,7 @@ class Node:
             QueueSettingsEndpoint(broker),
             StreamEndpoint(broker, settings.ping_seconds),
             CollectdEndpoint(broker),
+            DocsEndpoint(),
             RseEndpoint(broker, self._log_streams, settings, check_access),
             ChannelEndpoint(broker, self._log_streams, check_access),
             QueueyEndpoint(
