@@ -21,8 +21,9 @@ from benchmarks.log_rows import LOG_ROWS
 from benchmarks.report import RowResult
 from benchmarks.rows import BASIC_ROWS, Row
 from benchmarks.servers import Server
+from benchmarks.stomp_rows import STOMP_ROWS
 
-ROWS: tuple[type[Row], ...] = (*BASIC_ROWS, *DELIVERY_ROWS, *LOG_ROWS)
+ROWS: tuple[type[Row], ...] = (*BASIC_ROWS, *DELIVERY_ROWS, *LOG_ROWS, *STOMP_ROWS)
 DISTURBED_CPU_SHARE = 0.10
 INTERRUPTED = 130
 REPORT_COLUMNS = 130

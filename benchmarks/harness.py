@@ -299,7 +299,8 @@ def run_wrk(
 ) -> Load:
     """Sends one request again and again over the bench's number of connections.
 
-    With ``spread`` the path is followed by a number below it, another one for each request.
+    With ``spread`` a number below it stands in the path, another one for each request: where the
+    path has NUMBER, else at its end.
     Raises BenchmarkError when any response was an error, or a connection failed.
     """
     headers = [f"{name}: {value}" for name, value in request.headers.items()]

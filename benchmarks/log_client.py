@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import islice
+from itertools import cycle, islice
 
 from benchmarks.harness import HOST, BenchmarkError
 
@@ -20,6 +20,7 @@ TIMEOUT_SECONDS = 60
 EMPTY = b"HTTP/1.1 204"
 STATUS_LINE_START = b"HTTP/1.1 "
 CREATED = b"HTTP/1.1 201"
+DONE = b"HTTP/1.1 200"
 END_OF_HEAD = b"\r\n\r\n"
 
 
@@ -69,12 +70,16 @@ def latencies_at_rate(
 
 
 def create_all(
-    port: int, sequences: Sequence[Iterator[bytes]], depth: int = 16, seconds: float = 1800
+    ports: Sequence[int],
+    sequences: Sequence[Iterator[bytes]],
+    depth: int = 16,
+    seconds: float = 3600,
+    status: bytes = CREATED,
 ) -> int:
     """Sends each sequence of requests over a connection of its own; returns how many there were.
 
-    Up to ``depth`` are under way on one connection. Raises BenchmarkError when any answer is not
-    201, or all of it takes longer than ``seconds``.
+    The connections go to the ports in turn. Up to ``depth`` requests are under way on each. Raises
+    BenchmarkError when any answer has another status, or all of it takes longer than ``seconds``.
     """
     deadline = time.monotonic() + seconds
     sent = answered = 0
@@ -87,7 +92,7 @@ def create_all(
             connection.sendall(b"".join(batch))
             return len(batch)
 
-        for requests in sequences:
+        for port, requests in zip(cycle(ports), sequences, strict=False):
             connection = stack.enter_context(_connect(port))
             selector.register(connection, selectors.EVENT_READ, requests)
             tails[connection] = b""
@@ -103,9 +108,9 @@ def create_all(
                     raise BenchmarkError("the server closed a connection")
                 data = tails[connection] + data
                 # A status line that is split comes again, whole, with the next piece.
-                whole = max(len(data) - len(CREATED) + 1, 0)
+                whole = max(len(data) - len(status) + 1, 0)
                 count = data.count(STATUS_LINE_START, 0, whole + len(STATUS_LINE_START) - 1)
-                if data.count(CREATED) != count:
+                if data.count(status) != count:
                     raise BenchmarkError(f"a request failed: {data[:300]!r}")
                 tails[connection] = data[whole:]
                 answered += count

@@ -1,23 +1,25 @@
-"""Rows of logs: RSE's posts and polls, and Queuey's posts, batches and very many queues."""
+"""Rows of logs: posts and polls of RSE, writes and reads of rivulet's channels, and Queuey's."""
 
 from __future__ import annotations
 
 import json
 import statistics
-import time
-import urllib.request
-from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
-
-import redis
 
 from benchmarks import log_client
-from benchmarks.harness import HOST, Bench, BenchmarkError, Load, Request, find_wrk, run_wrk
-from benchmarks.rows import WARMUP_SECONDS, Enqueue, Metric, Row
-from benchmarks.servers import FORM, VALUE, Bare, RestMQ, Server
+from benchmarks.harness import HOST, Bench, BenchmarkError, Request, run_wrk
+from benchmarks.log_servers import (
+    TOKEN,
+    LogRestMQ,
+    WrkRow,
+    bare_load,
+    check_stored,
+    rate_metrics,
+)
+from benchmarks.queuey_rows import QUEUEY_ROWS
+from benchmarks.rows import WARMUP_SECONDS, Metric, Row
+from benchmarks.servers import VALUE, Bare, Server
 
-TOKEN = "benchmark"
 PUBLISHER = "550e8400-e29b-41d4-a716-446655440000"
 READER = "660e8400-e29b-41d4-a716-44665544{number:04d}"
 EVENTS = 20_000
@@ -25,42 +27,12 @@ EVENTS_A_POLL = 10
 POLLS_PER_SECOND = 1_000
 POLLING_CLIENTS = 100
 
-APPLICATION = "benchmark"
-KEY = "benchmark"
-TEXT = {"Authorization": f"Application {KEY}", "Content-Type": "text/plain"}
-BATCH = TEXT | {"Content-Type": "application/json"}
-BATCH_MESSAGES = 100
-FEW_QUEUES = 10
-
-SETTINGS = f"""
-[rse]
-tokens = ["{TOKEN}"]
-event_ttl = 600
-[queuey.application_keys]
-{APPLICATION} = "{KEY}"
-"""
-
-
-class LogRestMQ(RestMQ):
-    """RestMQ as the other rows have it, with a token for RSE and a key for Queuey."""
-
-    def start(self) -> None:
-        """Writes the settings where the server looks for them."""
-        (self.directory / "restmq.toml").write_text(SETTINGS)
-        super().start()
-
-    def redis_memory_bytes(self) -> int:
-        """The memory that Redis uses when it has put its log in order."""
-        self.rest()
-        with redis.Redis(unix_socket_path=str(self.redis_socket)) as client:
-            return int(client.info("memory")["used_memory"])
-
-    def get_json(self, request: Request) -> Any:
-        """The JSON that a GET answers."""
-        url = f"http://{HOST}:{self.port}{request.path}"
-        asked = urllib.request.Request(url, headers=dict(request.headers))
-        with urllib.request.urlopen(asked, timeout=60) as response:
-            return json.load(response)
+CHANNEL = "/channels/benchmark"
+MESSAGES = 20_000
+MESSAGES_A_READ = 10
+READERS = 1_000
+"""Clients that each have a cursor of their own: all that one server lists at once."""
+JSON = {"Content-Type": "application/json"}
 
 
 def _rse_headers(client: str) -> dict[str, str]:
@@ -83,68 +55,39 @@ def _last_event_id(server: LogRestMQ, channel: str) -> int:
     return number
 
 
-def _check_stored(bench: Bench, load: Load, stored: int, each: int = 1) -> None:
-    """Raises BenchmarkError unless as much was stored as was answered.
-
-    The last request of each connection may have been carried out without being answered.
-    """
-    if not 0 <= stored - load.requests * each <= bench.connections * each:
-        raise BenchmarkError(f"{load.requests} requests were answered, {stored} messages stored")
-
-
-def _bare_load(bench: Bench, server: Bare, *, posts: bool) -> dict[str, float]:
-    """What the framework alone does with a request of that kind."""
-    run = server.enqueue if posts else server.dequeue
-    run("queue", WARMUP_SECONDS)
-    return asdict(run("queue", bench.seconds))
-
-
-class _WrkRow(Row):
-    """A row whose load comes from wrk."""
-
-    def check(self, bench: Bench) -> None:
-        """Needs wrk."""
-        find_wrk()
-
-
-def _rate_metrics(title: str, at_least: float) -> tuple[Metric, ...]:
-    rate = Metric("requests_per_second", title, "/s", reference="bare", at_least=at_least)
-    return (rate, *Enqueue.metrics[1:])
-
-
-class RsePosts(_WrkRow):
+class RsePosts(WrkRow):
     """How fast events are posted."""
 
     name = "rse-posts"
     title = "RSE: one event of 100 bytes a request"
     contenders = (LogRestMQ, Bare)
-    metrics = _rate_metrics("events a second", 0.70)
+    metrics = rate_metrics("events a second", 0.70)
 
     def measure(self, bench: Bench, server: Server) -> dict[str, float]:
         """Posts for a time, and checks that all events are there."""
         if isinstance(server, Bare):
-            return _bare_load(bench, server, posts=True)
+            return bare_load(bench, server, posts=True)
         assert isinstance(server, LogRestMQ)
         request = _post_event("posts")
         run_wrk(bench, server.port, request, WARMUP_SECONDS)
         before = _last_event_id(server, "posts")
         load = run_wrk(bench, server.port, request)
-        _check_stored(bench, load, _last_event_id(server, "posts") - before)
+        check_stored(bench, load, _last_event_id(server, "posts") - before)
         return asdict(load)
 
 
-class RsePolls(_WrkRow):
+class RsePolls(WrkRow):
     """How fast polls are answered that find something, each somewhere else."""
 
     name = "rse-polls"
     title = f"RSE: polls with last-known-id that return {EVENTS_A_POLL} events"
     contenders = (LogRestMQ, Bare)
-    metrics = _rate_metrics("polls a second", 0.50)
+    metrics = rate_metrics("polls a second", 0.50)
 
     def measure(self, bench: Bench, server: Server) -> dict[str, float]:
         """Posts events, then polls all over them."""
         if isinstance(server, Bare):
-            return _bare_load(bench, server, posts=False)
+            return bare_load(bench, server, posts=False)
         assert isinstance(server, LogRestMQ)
         _post_events(server, "polls", EVENTS)
         spread = EVENTS - EVENTS_A_POLL
@@ -193,146 +136,79 @@ class RseQuietPolls(Row):
 def _post_events(server: LogRestMQ, channel: str, count: int) -> None:
     """Posts that many events, whose ids begin with 1."""
     encoded = _post_event(channel).encode(f"{HOST}:{server.port}")
-    log_client.create_all(server.port, [iter([encoded] * (count // 10)) for _ in range(10)])
+    log_client.create_all([server.port], [iter([encoded] * (count // 10)) for _ in range(10)])
     if _last_event_id(server, channel) != count:
         raise BenchmarkError("the ids of events are not their numbers")
 
 
-def _create_queue(name: str) -> Request:
-    return Request("POST", f"/v1/{APPLICATION}", TEXT | FORM, f"queue_name={name}")
+def _write_message() -> Request:
+    body = json.dumps({"data": VALUE, "src": "benchmark"})
+    return Request("POST", CHANNEL, JSON, body)
 
 
-def _post_message(name: str, body: str = VALUE) -> Request:
-    return Request("POST", f"/v1/{APPLICATION}/{name}", TEXT, body)
+class RivuletWrites(WrkRow):
+    """How fast messages are written to a channel."""
 
-
-def _send_one_by_one(server: LogRestMQ, *requests: Request) -> None:
-    host = f"{HOST}:{server.port}"
-    log_client.create_all(server.port, [iter([request.encode(host) for request in requests])])
-
-
-def _count(server: LogRestMQ, queue: str) -> int:
-    path = f"/v1/{APPLICATION}?include_count=1&limit=1&offset={queue}"
-    [found] = server.get_json(Request("GET", path, TEXT))["queues"]
-    count: int = found["count"]
-    return count
-
-
-def _measure_posts(bench: Bench, server: LogRestMQ, request: Request, each: int) -> Load:
-    """Posts to a queue for a time, and checks that all messages are there."""
-    _send_one_by_one(server, _create_queue("queue"))
-    run_wrk(bench, server.port, request, WARMUP_SECONDS)
-    before = _count(server, "queue")
-    load = run_wrk(bench, server.port, request)
-    _check_stored(bench, load, _count(server, "queue") - before, each)
-    return load
-
-
-class QueueyPosts(_WrkRow):
-    """How fast single messages are posted."""
-
-    name = "queuey-posts"
-    title = "Queuey: one message of 100 bytes a request"
+    name = "rivulet-writes"
+    title = "rivulet: one message of 100 bytes a request"
     contenders = (LogRestMQ, Bare)
-    metrics = _rate_metrics("messages a second", 0.70)
+    metrics = rate_metrics("messages a second")
 
     def measure(self, bench: Bench, server: Server) -> dict[str, float]:
-        """Posts for a time."""
+        """Writes for a time, and checks that all messages are there."""
         if isinstance(server, Bare):
-            return _bare_load(bench, server, posts=True)
+            return bare_load(bench, server, posts=True)
         assert isinstance(server, LogRestMQ)
-        return asdict(_measure_posts(bench, server, _post_message("queue"), 1))
+        run_wrk(bench, server.port, _write_message(), WARMUP_SECONDS)
+        before = server.get_json(Request("GET", CHANNEL))["last"]
+        load = run_wrk(bench, server.port, _write_message())
+        check_stored(bench, load, server.get_json(Request("GET", CHANNEL))["last"] - before)
+        return asdict(load)
 
 
-class QueueyBatches(_WrkRow):
-    """How fast messages are posted in batches."""
+class RivuletReads(WrkRow):
+    """How fast clients read on at their cursors, which move each time."""
 
-    name = "queuey-batches"
-    title = f"Queuey: {BATCH_MESSAGES} messages of 100 bytes a request"
-    contenders = (LogRestMQ,)
-    metrics = (
-        Metric("messages_per_second", "messages a second", "/s", at_least=100_000),
-        Metric("latency_p50_ms", "latency of a batch, median", "ms"),
-        Metric("latency_p99_ms", "latency of a batch, 99th percentile", "ms"),
-    )
+    name = "rivulet-reads"
+    title = f"rivulet: reads at {READERS:,} cursors that return {MESSAGES_A_READ} messages"
+    contenders = (LogRestMQ, Bare)
+    metrics = rate_metrics("reads a second")
 
     def measure(self, bench: Bench, server: Server) -> dict[str, float]:
-        """Posts for a time."""
+        """Writes messages, subscribes clients before the first, and lets them read in turn."""
+        if isinstance(server, Bare):
+            return bare_load(bench, server, posts=False)
         assert isinstance(server, LogRestMQ)
-        body = json.dumps({"messages": [{"body": VALUE}] * BATCH_MESSAGES})
-        request = Request("POST", f"/v1/{APPLICATION}/queue", BATCH, body)
-        load = _measure_posts(bench, server, request, BATCH_MESSAGES)
-        return asdict(load) | {"messages_per_second": load.requests_per_second * BATCH_MESSAGES}
-
-
-class QueueyQueues(_WrkRow):
-    """What a queue with one message costs in Redis, and whether very many slow a read down."""
-
-    name = "queuey-queues"
-    title = "Queuey: very many queues, each with one message of 100 bytes"
-    contenders = (LogRestMQ,)
-    metrics = (
-        Metric("bytes_per_queue", "bytes in Redis, all told", "B", at_most=1536),
-        Metric("read_microseconds_few", f"time of a read, {FEW_QUEUES} queues there", "us"),
-        Metric("read_microseconds_many", "time of a read of the same, all there", "us"),
-        Metric("read_time_ratio", "ratio of the two", "", at_most=1.2),
-        Metric("read_microseconds_spread", "time of a read, all queues in turn", "us"),
-        Metric("queues_made_per_second", "queues made, and posted to", "/s"),
-    )
-
-    def measure(self, bench: Bench, server: Server) -> dict[str, float]:
-        """Reads a few queues, makes the others, and reads the same few again."""
-        assert isinstance(server, LogRestMQ)
-        self._make_queues(bench, server, 0, FEW_QUEUES)
-        few = self._read(bench, server, FEW_QUEUES)
-        before = server.redis_memory_bytes()
-        start = time.monotonic()
-        self._make_queues(bench, server, FEW_QUEUES, bench.queuey_queues)
-        seconds = time.monotonic() - start
-        made = bench.queuey_queues - FEW_QUEUES
-        bytes_per_queue = (server.redis_memory_bytes() - before) / made
-        many = self._read(bench, server, FEW_QUEUES)
-        spread = self._read(bench, server, bench.queuey_queues)
-        return {
-            "bytes_per_queue": bytes_per_queue,
-            "read_microseconds_few": 1e6 / few.requests_per_second,
-            "read_microseconds_many": 1e6 / many.requests_per_second,
-            "read_time_ratio": few.requests_per_second / many.requests_per_second,
-            "read_microseconds_spread": 1e6 / spread.requests_per_second,
-            "queues_made_per_second": made / seconds,
-            "making_seconds": seconds,
-        }
-
-    @staticmethod
-    def _read(bench: Bench, server: LogRestMQ, spread: int) -> Load:
-        prefix = Request("GET", f"/v1/{APPLICATION}/queue-", TEXT)
-        run_wrk(bench, server.port, prefix, WARMUP_SECONDS, spread)
-        return run_wrk(bench, server.port, prefix, spread=spread)
-
-    @staticmethod
-    def _make_queues(bench: Bench, server: LogRestMQ, first: int, end: int) -> None:
-        """Makes queues and posts a message to each; checks the last one."""
         host = f"{HOST}:{server.port}"
+        written = [_write_message().encode(host)] * (MESSAGES // 10)
+        log_client.create_all([server.port], [iter(written) for _ in range(10)])
+        subscriptions = [
+            Request("PUT", f"/cursors/reader-{number:06d}/benchmark?policy=earliest").encode(host)
+            for number in range(READERS)
+        ]
+        log_client.create_all([server.port], [iter(subscriptions)], status=log_client.DONE)
+        query = f"limit={MESSAGES_A_READ}&bufsize={MESSAGES}"
+        request = Request("POST", f"/cursors/reader-NUMBER/read?{query}")
+        run_wrk(bench, server.port, request, WARMUP_SECONDS, READERS)
+        before = self._read_so_far(server)
+        load = run_wrk(bench, server.port, request, spread=READERS)
+        check_stored(bench, load, self._read_so_far(server) - before, MESSAGES_A_READ)
+        return asdict(load)
 
-        def requests(start: int) -> Iterator[bytes]:
-            for number in range(start, end, bench.connections):
-                name = f"queue-{number:06d}"
-                yield _create_queue(name).encode(host)
-                yield _post_message(name).encode(host)
-
-        starts = range(first, min(first + bench.connections, end))
-        answered = log_client.create_all(server.port, [requests(start) for start in starts])
-        if answered != 2 * (end - first):
-            raise BenchmarkError(f"{answered} answers to {2 * (end - first)} requests")
-        if _count(server, f"queue-{end - 1:06d}") != 1:
-            raise BenchmarkError("a queue does not hold its one message")
+    @staticmethod
+    def _read_so_far(server: LogRestMQ) -> int:
+        """How many messages all cursors have passed; none may have come to the end."""
+        cursors = server.get_json(Request("GET", CHANNEL))["subscribers"]
+        if len(cursors) != READERS or max(cursors.values()) >= MESSAGES:
+            raise BenchmarkError("a reader has come to the end, or is missing")
+        return int(sum(cursors.values()))
 
 
 LOG_ROWS: tuple[type[Row], ...] = (
     RsePosts,
     RsePolls,
     RseQuietPolls,
-    QueueyPosts,
-    QueueyBatches,
-    QueueyQueues,
+    RivuletWrites,
+    RivuletReads,
+    *QUEUEY_ROWS,
 )

@@ -198,9 +198,9 @@ class Idle(Row):
         assert isinstance(server, HttpServer)
         request = server.subscribe_request("idle")
         with raw_http.idle_streams(server.port, request, WARMUP_CONNECTIONS):
-            before = _settled(server.memory_bytes)
+            before = settled(server.memory_bytes)
             with raw_http.idle_streams(server.port, request, bench.idle_connections):
-                after = _settled(server.memory_bytes)
+                after = settled(server.memory_bytes)
         return {
             "bytes_per_consumer": (after - before) / bench.idle_connections,
             "resident_bytes_before": before,
@@ -232,11 +232,11 @@ class Queues(Row):
         server.enqueue("probe", WARMUP_SECONDS)
         alone = server.enqueue("probe", bench.seconds)
         with redis.Redis(unix_socket_path=str(server.redis_socket)) as client:
-            before = _settled(lambda: _redis_memory_bytes(client))
+            before = settled(lambda: _redis_memory_bytes(client))
             start = time.monotonic()
             self._make_queues(bench, server)
             seconds = time.monotonic() - start
-            after = _settled(lambda: _redis_memory_bytes(client))
+            after = settled(lambda: _redis_memory_bytes(client))
         server.enqueue("probe", WARMUP_SECONDS)
         crowded = server.enqueue("probe", bench.seconds)
         prefix = Request("POST", "/q/queue-", FORM, f"value={VALUE}")
@@ -275,7 +275,7 @@ def _redis_memory_bytes(client: redis.Redis) -> int | None:
     return None if rewrites_log(client) else int(client.info("memory")["used_memory"])
 
 
-def _settled(read_bytes: Callable[[], int | None]) -> int:
+def settled(read_bytes: Callable[[], int | None]) -> int:
     """The reading once two in a row differ by less than a part in a thousand."""
     deadline = time.monotonic() + SETTLE_LIMIT_SECONDS
     last = None

@@ -179,8 +179,8 @@ class RestMQ(HttpServer):
     @classmethod
     def why_missing(cls) -> str | None:
         """RestMQ is missing only where its command line is."""
-        if importlib.util.find_spec("restmq.cli") is None:
-            return "restmq.cli cannot be imported"
+        if importlib.util.find_spec("restmq.cli.main") is None:
+            return "restmq.cli.main cannot be imported"
         return None
 
     @classmethod

@@ -1,6 +1,6 @@
 """``python -m restmq`` is the ``restmq`` command."""
 
-from restmq.cli import main
+from restmq.cli.main import main
 
 if __name__ == "__main__":
     main()

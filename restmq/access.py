@@ -1,335 +1,148 @@
-"""Who may do what: ``acl.conf`` turned into decisions about plain values, with no HTTP in it.
+"""Who may do what: ``acl.conf`` and API keys turned into decisions about plain values.
 
-The rules are those of the RestMQ specification, section 7. An endpoint asks
-:meth:`Access.check` with the section that guards the route, the peer's address and what the peer
-said about itself; the answer is silence or :class:`~restmq.errors.AccessDenied`.
+There is no HTTP in it. The rules are those of the RestMQ specification, section 7
+(``access_rules.py``), and beside them stand the keys of ``keys.conf`` (``api_keys.py``). An
+endpoint asks :meth:`Access.check` with the section that guards the route, the peer's address and
+what the peer said about itself; the answer is silence, the key that lets the peer in (which may
+allow only some things), or :class:`~restmq.errors.AccessDenied`.
 """
 
 import asyncio
-import base64
-import configparser
-import contextlib
-import hmac
-import ipaddress
 import logging
 import os
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
-from urllib.parse import unquote_to_bytes
 
-from restmq.errors import AccessDenied, CredentialsRequired, SettingsError
+from restmq.access_rules import HostList, Rules, Section, canonical_address, parse_rules
+from restmq.api_keys import DEFAULT_FILE_NAME, ApiKey, ApiKeys, key_in, parse_keys
+from restmq.errors import InvalidKey, KeyRequired
+from restmq.followed_file import FollowedFile
+
+__all__ = [
+    "BASIC_CHALLENGE",
+    "BEARER_CHALLENGE",
+    "Access",
+    "HostList",
+    "Section",
+    "canonical_address",
+    "keys_path",
+]
 
 BASIC_CHALLENGE: Final = 'Basic realm="RestMQ Restricted Access"'
 """What an HTTP endpoint puts into ``WWW-Authenticate`` on :class:`CredentialsRequired`."""
 
-MAX_FILE_BYTES: Final = 1024 * 1024
+BEARER_CHALLENGE: Final = 'Bearer realm="RestMQ Restricted Access"'
+"""And this as well where API keys are used."""
+
+KEYS_INTERVAL_SECONDS: Final = 5.0
+"""So often a running server looks whether a key was added or removed, or has expired."""
 
 _PACKAGED_DEFAULT: Final = Path(__file__).with_name("acl.conf")
-_SETTLE_SECONDS: Final = 0.1
-_KEYS: Final = ("hosts_allow", "hosts_deny", "username", "password")
-_OCTET: Final = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-_IPV4_PREFIX: Final = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{0,2}}\.?")
-_IPV6_PREFIX: Final = re.compile(r"(?:[0-9a-fA-F]{1,4}:){1,7}")
 
 _logger = logging.getLogger(__name__)
 
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-
-# A plain string underneath, because a lookup by an ordinary Enum member calls Python code to
-# hash it, and this one is made on every request.
-class Section(StrEnum):
-    """What a client may want to do; the value is the section's name in the file."""
-
-    PRODUCER = "rest:producer"
-    CONSUMER = "rest:consumer"
-    COMET = "comet:consumer"
-    WEBSOCKET = "websocket:consumer"
-    STOMP = "stomp"
-
-
-@dataclass(frozen=True, slots=True)
-class HostList:
-    """The addresses that one ``hosts_allow`` or ``hosts_deny`` names."""
-
-    everyone: bool = False  # "all" was among the entries; the others are still kept
-    addresses: frozenset[str] = frozenset()  # whole addresses, spelt as canonical_address does
-    prefixes: tuple[str, ...] = ()  # beginnings of IPv4 addresses
-    networks: tuple[_Network, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read entries separated by white space; ValueError tells which one is no address."""
-        everyone, addresses, prefixes, networks = False, set[str](), list[str](), list[_Network]()
-        for entry in text.split():
-            if entry.lower() == "all":
-                everyone = True
-            elif _IPV4_PREFIX.fullmatch(entry):
-                prefixes.append(entry)
-            elif _IPV6_PREFIX.fullmatch(entry):
-                networks.append(ipaddress.ip_network(f"{entry}:/{16 * entry.count(':')}"))
-            elif "/" in entry:
-                networks.append(_parse_network(entry))
-            else:
-                addresses.add(_parse_address(entry))
-        return cls(everyone, frozenset(addresses), tuple(prefixes), tuple(networks))
-
-    def names(self, address: str) -> bool:
-        """Whether an entry other than ``all`` matches this canonical address."""
-        if address in self.addresses:
-            return True
-        # "1" is the beginning of 10.0.0.1, and not meant to be that of 1::2.
-        if self.prefixes and ":" not in address and address.startswith(self.prefixes):
-            return True
-        if not self.networks:
-            return False
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in self.networks)
-
-
-def canonical_address(address: str) -> str:
-    """Spell a peer's address in the one way that rules are compared with.
-
-    IPv4-mapped IPv6 becomes IPv4, IPv6 is compressed and loses its zone. Text that is no address
-    comes back as it is; only ``all`` matches it.
-    """
-    if ":" not in address:
-        return address
-    try:
-        parsed = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    return str(parsed.ipv4_mapped or parsed)
-
-
-def _parse_address(entry: str) -> str:
-    try:
-        parsed = ipaddress.ip_address(entry)
-    except ValueError:
-        raise ValueError(
-            f"{entry!r} is not an address, the beginning of one, a network or 'all'"
-            " (host names are not looked up, and a comment needs a line of its own)"
-        ) from None
-    if "%" in entry:
-        raise ValueError(f"{entry!r} has a zone; leave out the '%' and what follows it")
-    return canonical_address(str(parsed))
-
-
-def _parse_network(entry: str) -> _Network:
-    try:
-        network = ipaddress.ip_network(entry)
-    except ValueError as error:
-        raise ValueError(f"{entry!r} is not a network: {error}") from None
-    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
-        # Peers from such a network are compared by their IPv4 address.
-        mapped = network.network_address.ipv4_mapped
-        if mapped is not None:
-            return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
-    return network
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """The rule of one section; a section that lets everyone in has none."""
-
-    section: Section
-    allow: HostList | None
-    deny: HostList | None
-    credentials: bytes | None  # b"user:password" in UTF-8
-
-    def check(self, address: str, authorization: str | None, cookie: str | None) -> None:
-        """Raise what :meth:`Access.check` raises."""
-        if not self._admits(canonical_address(address)):
-            raise AccessDenied(f"the address {address} has no access to {self.section}")
-        if self.credentials is None:
-            return
-        offers = [] if authorization is None else list(_basic_credentials(authorization))
-        if cookie is not None and self.section is Section.WEBSOCKET:
-            offers.extend(_cookie_credentials(cookie))
-        if not any(hmac.compare_digest(offer, self.credentials) for offer in offers):
-            raise CredentialsRequired(f"{self.section} needs the right user name and password")
-
-    def _admits(self, address: str) -> bool:
-        if self.allow is not None:
-            if self.allow.names(address):
-                return True
-            if self.deny is None and not self.allow.everyone:
-                return False
-        return self.deny is None or not (self.deny.everyone or self.deny.names(address))
-
-
-def _basic_credentials(authorization: str) -> Iterator[bytes]:
-    """Yield the ``user:password`` of each RFC 7617 credential in a header value.
-
-    There may be others beside it, with semicolons between them, as Queuey's clients send.
-    """
-    for credential in authorization.split(";"):
-        scheme, _, token = credential.strip().partition(" ")
-        if scheme.lower() == "basic":
-            with contextlib.suppress(ValueError):  # it is no base64, so it matches nothing
-                yield base64.b64decode(token.strip(), validate=True)
-
-
-def _cookie_credentials(cookie: str) -> Iterator[bytes]:
-    """Yield what each ``auth`` cookie of a ``Cookie`` header value may mean.
-
-    The header is taken apart by hand, because cookie parsers refuse or rewrite values with
-    characters that passwords do hold.
-    """
-    for pair in cookie.split(";"):
-        name, _, value = pair.partition("=")
-        if name.strip() != "auth":
-            continue
-        # Header bytes that are not UTF-8 arrive as surrogates; so encoded they match nothing.
-        literal = value.strip().encode("utf-8", "surrogatepass")
-        yield literal
-        yield unquote_to_bytes(literal)
-
-
-Rules = dict[Section, Rule | None]
-
-
-def parse_rules(content: bytes, name: str) -> Rules:
-    """Read the text of an ``acl.conf``; ``name`` is how errors call it.
-
-    Raises SettingsError for anything not understood, so that a typing error cannot leave a door
-    open. The text of the error never repeats a value, which may be a password, except addresses.
-    """
-    parser = configparser.RawConfigParser(default_section="", empty_lines_in_values=False)
-    try:
-        parser.read_string(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{name}: the file is not UTF-8 text at byte {error.start}") from None
-    except configparser.Error as error:
-        raise SettingsError(f"{name}: {_describe(error)}") from None
-    known = ", ".join(Section)
-    for unknown in set(parser.sections()).difference(Section):
-        raise SettingsError(f"{name}: unknown section [{unknown}]; there are {known}")
-    values = {section: dict(parser[section]) for section in parser.sections()}
-    return {section: _parse_rule(section, values.get(section, {}), name) for section in Section}
-
-
-def _describe(error: configparser.Error) -> str:
-    """Say what is wrong with the form of the file, without the text of the line."""
-    match error:
-        case configparser.MissingSectionHeaderError():
-            return f"line {error.lineno} stands before the first [section]"
-        case configparser.DuplicateSectionError():
-            return f"line {error.lineno}: the section [{error.section}] is there twice"
-        case configparser.DuplicateOptionError():
-            return f"line {error.lineno}: {error.option} is there twice in [{error.section}]"
-        case configparser.ParsingError(errors=[(line_number, _), *_]):
-            return f"line {line_number} is neither [section] nor key = value"
-        case _:
-            return "the file is not in the form of [section] and key = value"
-
-
-def _parse_rule(section: Section, values: dict[str, str], name: str) -> Rule | None:
-    where = f"{name}: [{section}]"
-    for key in values:
-        if key not in _KEYS:
-            raise SettingsError(f"{where}: unknown key {key!r}; there are {', '.join(_KEYS)}")
-    allow = _parse_hosts(values, "hosts_allow", where)
-    deny = _parse_hosts(values, "hosts_deny", where)
-    credentials = _parse_credentials(values, where)
-    if allow == HostList(everyone=True):
-        allow = None
-    if allow is None and deny is None and credentials is None:
-        return None
-    return Rule(section, allow, deny, credentials)
-
-
-def _parse_hosts(values: dict[str, str], key: str, where: str) -> HostList | None:
-    try:
-        hosts = HostList.parse(values.get(key, ""))
-    except ValueError as error:
-        raise SettingsError(f"{where} {key}: {error}") from None
-    return None if hosts == HostList() else hosts
-
-
-def _parse_credentials(values: dict[str, str], where: str) -> bytes | None:
-    username, password = values.get("username", ""), values.get("password", "")
-    for key, value in (("username", username), ("password", password)):
-        if "\n" in value:
-            raise SettingsError(f"{where} {key}: the next line must not start with a space")
-    if not username and not password:
-        return None
-    if not username or not password:
-        missing = "password" if username else "username"
-        raise SettingsError(f"{where}: {missing} is missing; set both username and password")
-    return f"{username}:{password}".encode()
-
-
-class _RuleFile:
-    """The file that rules come from: the one named, or for want of it the packaged default."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.name = os.fspath(path)
-        self.path = Path(self.name).absolute()
-        self.found = False  # whether the named file has ever been read
-        self._may_fall_back = not os.path.dirname(self.name)
-
-    def read(self) -> bytes:
-        """Return the whole content; raises SettingsError if it cannot be read."""
-        path = self.path
-        try:
-            # Once the named file has been read, its loss is a fault and must not open every door.
-            if self._may_fall_back and not self.found and not path.exists():
-                path = _PACKAGED_DEFAULT
-            with path.open("rb") as file:
-                content = file.read(MAX_FILE_BYTES + 1)
-        except OSError as error:
-            raise SettingsError(f"{self.name}: cannot be read: {error.strerror}") from None
-        if len(content) > MAX_FILE_BYTES:
-            raise SettingsError(f"{self.name}: the file is over {MAX_FILE_BYTES} bytes")
-        self.found = path is self.path
-        return content
+def keys_path(keys: str, acl: str) -> Path:
+    """Return the file of API keys: the one named, or ``keys.conf`` beside ``acl``."""
+    return Path(keys) if keys else Path(acl).parent / DEFAULT_FILE_NAME
 
 
 class Access:
-    """The rules in force, and the file they follow.
+    """The rules and keys in force, and the files they follow.
 
     Made by :meth:`load` for a server, by :meth:`from_text` where there is no file. Not for use
     from several threads.
     """
 
-    def __init__(self, content: bytes, name: str, file: _RuleFile | None = None) -> None:
-        self._rules = parse_rules(content, name)
+    def __init__(
+        self,
+        content: bytes,
+        name: str,
+        file: FollowedFile | None = None,
+        keys_file: FollowedFile | None = None,
+        *,
+        requires_key: bool = False,
+    ) -> None:
+        self._rules: Rules = {}
+        self._keys: ApiKeys | None = ApiKeys() if requires_key else None
+        self._requires_key = requires_key
+        self._is_open: dict[Section, bool] = {}
         self._file = file
-        self._applied = content
-        self._last_fault: str | bytes | None = None  # a reading error, or content at fault
-        self._reloading = asyncio.Lock()
+        self._keys_file = keys_file
+        self._use_rules(parse_rules(content, name))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read the rules from a file, and follow that file from then on.
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        keys: str = "",
+        *,
+        requires_key: bool = False,
+    ) -> Self:
+        """Read the rules and keys from files, and follow those from then on.
 
         A bare file name (no directory part) that is not in the current directory stands for the
-        packaged default, which lets everyone in, until such a file appears there.
+        packaged default, which lets everyone in, until such a file appears there. ``keys`` is the
+        file of API keys, which must be there; empty for ``keys.conf`` beside ``path``, which may
+        appear later. ``requires_key`` refuses whoever shows no key.
 
         Raises SettingsError naming the file, and the line or section at fault.
         """
-        file = _RuleFile(path)
-        access = cls(file.read(), file.name, file)
-        if not file.found:
+        name = os.fspath(path)
+        fallback = None if os.path.dirname(name) else _PACKAGED_DEFAULT
+        file = FollowedFile(name, "rules", fallback)
+        keys_file = FollowedFile(keys_path(keys, name), "API keys")
+        access = cls(file.load(), file.name, file, keys_file, requires_key=requires_key)
+        if keys or keys_file.is_there:
+            access.use_keys(parse_keys(keys_file.load(), keys_file.name))
+        if not file.found and access._keys is None:
             _logger.warning("there is no %s here, so everyone may do everything", file.name)
+        if requires_key and not access._keys:
+            _logger.warning("require_key is set, and there is no key in %s", keys_file.name)
         return access
 
     @classmethod
-    def from_text(cls, text: str, name: str = "acl.conf") -> Self:
-        """Take the rules from text in the form of ``acl.conf``; an empty text lets everyone in."""
-        return cls(text.encode(), name)
+    def from_text(
+        cls,
+        text: str,
+        name: str = "acl.conf",
+        keys: str | None = None,
+        *,
+        requires_key: bool = False,
+    ) -> Self:
+        """Take the rules from text in the form of ``acl.conf``; an empty text lets everyone in.
+
+        ``keys`` is text in the form of ``keys.conf``; None for no use of keys.
+        """
+        access = cls(text.encode(), name, requires_key=requires_key)
+        if keys is not None:
+            access.use_keys(parse_keys(keys.encode(), DEFAULT_FILE_NAME))
+        return access
+
+    def _use_rules(self, rules: Rules) -> None:
+        self._rules = rules
+        self._note_open()
+
+    def use_keys(self, keys: ApiKeys) -> None:
+        """Put keys into force, until those of the file change."""
+        self._keys = keys
+        self._note_open()
+
+    def _note_open(self) -> None:
+        # Worked out here, so that keys cost nothing on each request where there are none.
+        self._is_open = {
+            section: self._keys is None and rule is None for section, rule in self._rules.items()
+        }
+
+    @property
+    def uses_keys(self) -> bool:
+        """Whether API keys are heeded: there is a file of them, or one is required."""
+        return self._keys is not None
 
     def is_open(self, section: Section) -> bool:
-        """Whether the section has no rule, so that :meth:`check` lets everyone in."""
-        return self._rules[section] is None
+        """Whether there is nothing to check, so that :meth:`check` lets everyone in."""
+        return self._is_open[section]
 
     def check(
         self,
@@ -337,62 +150,92 @@ class Access:
         address: str,
         authorization: str | None,
         cookie: str | None = None,
-    ) -> None:
+        api_key: str | None = None,
+    ) -> ApiKey | None:
         """Return if the peer may do what the section guards, and raise if not.
 
         ``address`` is the peer's IP address as text, ``authorization`` and ``cookie`` are the
-        whole values of its headers of that name. Only :attr:`Section.WEBSOCKET` looks at the
-        cookie.
+        whole values of its headers of that name, ``api_key`` is a key that it gave elsewhere.
+        Only :attr:`Section.WEBSOCKET` looks at the cookie.
 
-        Raises AccessDenied for a refused address (an HTTP 401 without challenge) and
-        CredentialsRequired for bad or missing credentials (a 401 with ``BASIC_CHALLENGE``).
+        A key stands in for user name and password, and whoever shows one is judged by it: then it
+        is returned, and what it does not allow must not be done. None is no further limit.
+
+        Raises AccessDenied for a refused address (an HTTP 401 without challenge);
+        CredentialsRequired for bad or missing credentials (a 401 with ``BASIC_CHALLENGE``), which
+        is InvalidKey for a key, and KeyRequired where there must be one.
         """
         rule = self._rules[section]
         if rule is not None:
-            rule.check(address, authorization, cookie)
+            rule.check_address(address)
+        if self._keys is not None:
+            key = self.check_key(authorization, api_key)
+            if key is not None:
+                return key
+            if self._requires_key:
+                raise KeyRequired("this needs an API key; an administrator can make one")
+        if rule is not None:
+            rule.check_credentials(authorization, cookie)
+        return None
+
+    def check_known(self, section: Section, address: str, key: ApiKey) -> None:
+        """Do what :meth:`check` does for a peer that it let in with ``key``, at less cost.
+
+        Raises AccessDenied for a refused address, and InvalidKey if the key does not hold any more.
+        """
+        rule = self._rules[section]
+        if rule is not None:
+            rule.check_address(address)
+        self.check_still_holds(key)
+
+    def check_still_holds(self, key: ApiKey) -> None:
+        """Raise InvalidKey unless :meth:`still_holds`."""
+        if not self.still_holds(key):
+            raise InvalidKey(f"the API key {key.id} was removed or changed, or has expired")
+
+    def still_holds(self, key: ApiKey) -> bool:
+        """Return whether a key that :meth:`check` returned would still be let in."""
+        return self._keys is not None and self._keys.holds(key)
+
+    def check_key(self, authorization: str | None, api_key: str | None) -> ApiKey | None:
+        """Return the key that a peer shows, if it does; raises InvalidKey for one that is none."""
+        key = api_key if api_key is not None else key_in(authorization)
+        return None if key is None or self._keys is None else self._keys.find(key)
 
     async def reload_if_changed(self) -> bool:
-        """Look at the file now, and return whether new rules were put into force.
+        """Look at the files now, and return whether other rules or keys were put into force.
 
-        Rules that cannot be read or parsed are logged, once for each content, and change nothing.
+        What cannot be read or parsed is logged, once for each content, and changes nothing.
         """
-        if self._file is None:
+        # Keys first: rules that go with new keys must not find them missing.
+        has_new_keys = await self.reload_keys()
+        return await self._reload_rules() or has_new_keys
+
+    async def _reload_rules(self) -> bool:
+        file = self._file
+        if file is None:
             return False
-        async with self._reloading:
-            content = None
-            try:
-                content = await self._read_settled(self._file)
-                if content == self._applied:
-                    self._last_fault = None
-                    return False
-                rules = parse_rules(content, self._file.name)
-            except SettingsError as error:
-                fault = str(error) if content is None else content
-                if fault != self._last_fault:
-                    self._last_fault = fault
-                    _logger.error("%s; the rules in force stay as they are", error)
-                return False
-            self._rules, self._applied, self._last_fault = rules, content, None
-            _logger.info("%s has changed, and its rules are in force", self._file.name)
+
+        def apply(content: bytes) -> bool:
+            self._use_rules(parse_rules(content, file.name))
             return True
 
-    async def _read_settled(self, file: _RuleFile) -> bytes:
-        """Read until two readings agree.
+        return await file.reload_if_changed(apply)
 
-        An editor that empties a file before writing it must not be caught in between: what is
-        half written may well be a valid file with fewer rules.
-        """
-        content = await asyncio.to_thread(file.read)
-        while content != self._applied:
-            await asyncio.sleep(_SETTLE_SECONDS)
-            latest = await asyncio.to_thread(file.read)
-            if latest == content:
-                break
-            content = latest
-        return content
+    async def reload_keys(self) -> bool:
+        """Look at the file of keys alone."""
+        file = self._keys_file
+        if file is None or not (file.found or file.is_there):
+            return False
+
+        def apply(content: bytes) -> bool:
+            self.use_keys(parse_keys(content, file.name))
+            return True
+
+        return await file.reload_if_changed(apply)
 
     async def watch(self, interval_seconds: float = 60) -> None:
-        """Look at the file every so often, until cancelled."""
+        """Look at the files every so often, until cancelled."""
         while True:
             await asyncio.sleep(interval_seconds)
             try:
@@ -400,3 +243,18 @@ class Access:
             except Exception:
                 # Whatever it was, the next change of the file must still be seen.
                 _logger.exception("the access rules could not be checked for changes")
+
+    async def watch_keys(
+        self, note_checked: Callable[[], None], interval_seconds: float = KEYS_INTERVAL_SECONDS
+    ) -> None:
+        """Look at the file of keys every so often, until cancelled.
+
+        ``note_checked`` is called after each look, to end what removed or expired keys began.
+        """
+        while True:
+            await asyncio.sleep(interval_seconds)
+            try:
+                await self.reload_keys()
+                note_checked()
+            except Exception:
+                _logger.exception("the API keys could not be checked for changes")

@@ -14,11 +14,15 @@ HTTP table); nothing below the endpoints knows a status number.
     |-- QueueFull                the queue holds as much as its settings allow
     |-- MethodNotAllowed         it does, but not for this HTTP method
     |-- AccessDenied             the peer may not do this
-    |   `-- CredentialsRequired  it may, with the right user name and password
+    |   |-- CredentialsRequired  it may, with the right user name and password
+    |   |   |-- KeyRequired      it may, with an API key
+    |   |   `-- InvalidKey       the API key is not known, or has expired
+    |   `-- Forbidden            the peer is known, and may not do this
     |-- ForeignOrigin            a page of another site that is not allowed asked for this
     |-- Unavailable              cannot be done now; ask again
     |   |-- StoreUnavailable     Redis is out of reach
-    |   `-- Overloaded           a bounded buffer of this node is full
+    |   |-- Overloaded           a bounded buffer of this node is full
+    |   `-- RateLimited          the peer asks for too much in too short a time
     `-- StartupError             the server cannot start; the text says why
         `-- SettingsError        a setting, the settings file or acl.conf is wrong
 """
@@ -94,6 +98,24 @@ class CredentialsRequired(AccessDenied):
     code = "credentials-required"
 
 
+class KeyRequired(CredentialsRequired):
+    """The server was set to serve only those who show an API key."""
+
+    code = "key-required"
+
+
+class InvalidKey(CredentialsRequired):
+    """The API key is not known, or has expired."""
+
+    code = "invalid-key"
+
+
+class Forbidden(AccessDenied):
+    """The peer is known, and may not do this; other credentials might."""
+
+    code = "forbidden"
+
+
 class ForeignOrigin(RestMQError):
     """A page from another site asked for something that only allowed origins may do."""
 
@@ -117,6 +139,12 @@ class Overloaded(Unavailable):
     """A bounded buffer of this node is full; nothing was changed."""
 
     code = "overloaded"
+
+
+class RateLimited(Unavailable):
+    """The peer asks for more in a second than the settings allow; nothing was done."""
+
+    code = "rate-limited"
 
 
 class StartupError(RestMQError):

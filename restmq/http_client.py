@@ -2,7 +2,8 @@
 
 It stands on the standard library's ``http.client``, because a command that prints one number
 should not wait for an event loop to be imported. Answers of 3xx, 4xx and 5xx become errors of
-``restmq.errors``, with the server's own words as their text.
+``restmq.errors``, by their code words and with the server's own words as their text. What does no
+I/O here (addresses, paths, values, refusals) serves ``restmq.client`` as well.
 """
 
 import base64
@@ -14,10 +15,11 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Self, TypeVar
+from types import MappingProxyType
+from typing import Final, Self, TypeVar
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
-from restmq.errors import AccessDenied, InvalidInput, RestMQError, StaleReceipt, Unavailable
+from restmq.errors import AccessDenied, InvalidInput, RateLimited, RestMQError, Unavailable
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 ANSWER_TIMEOUT_SECONDS = 60.0
@@ -184,7 +186,7 @@ class HttpClient:
                 raise _lost(self.address, error) from error
             raise
         if not 200 <= response.status < 300:
-            raise _refusal(response, content)
+            raise _refused(response, content)
         told = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, content, self.address.url, told)
 
@@ -210,7 +212,7 @@ class HttpClient:
                 raise _lost(self.address, error) from error
             with response:
                 if response.status != http.client.OK:
-                    raise _refusal(response, content)
+                    raise _refused(response, content)
                 sock.settimeout(None)
                 yield Body(response, sock, self.address.url)
 
@@ -309,14 +311,54 @@ def _lost(address: ServerAddress, error: Exception) -> Unavailable:
     return Unavailable(text)
 
 
-def _refusal(response: http.client.HTTPResponse, content: bytes) -> RestMQError:
-    words, code = _message_of(response.headers.get_content_type(), content)
-    text = f"{words} ({response.status} {response.reason})".strip()
-    if code == StaleReceipt.code:
-        return StaleReceipt(text)
-    if response.status in (401, 403):
-        return AccessDenied(text)
-    return Unavailable(text) if response.status in (502, 503, 504) else RestMQError(text)
+def _refused(response: http.client.HTTPResponse, content: bytes) -> RestMQError:
+    content_type = response.headers.get_content_type()
+    retry_after = response.headers.get("Retry-After", "")
+    return refusal(response.status, response.reason, content_type, content, retry_after)
+
+
+def refusal(
+    status: int, reason: str, content_type: str, content: bytes, retry_after: str = ""
+) -> RestMQError:
+    """Make an error of an answer that is not 2xx: of the class that its code word names.
+
+    An answer without a known code word, as of a proxy, goes by its status. ``retry_after`` is the
+    header; only a number of seconds in it counts.
+    """
+    words, code = _message_of(content_type, content)
+    kind = error_class(code)
+    if status in (401, 403) and not issubclass(kind, AccessDenied):
+        kind = AccessDenied
+    elif status in (502, 503, 504) and not issubclass(kind, Unavailable):
+        kind = Unavailable
+    elif status == http.client.TOO_MANY_REQUESTS and not issubclass(kind, Unavailable):
+        kind = RateLimited
+    error = kind(f"{words} ({status} {reason})".strip())
+    if isinstance(error, Unavailable) and retry_after.isascii() and retry_after.isdigit():
+        error.retry_after_seconds = int(retry_after[:9])
+    return error
+
+
+def error_class(code: str) -> type[RestMQError]:
+    """Return the class of errors that has this code word; the root of the tree for others."""
+    return _ERRORS.get(code, RestMQError)
+
+
+def _family(kind: type[RestMQError]) -> Iterator[type[RestMQError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _family(child)
+
+
+# What other modules derive is theirs, and one that is not made of its text alone cannot be made
+# of what an answer says.
+_ERRORS: Final = MappingProxyType(
+    {
+        kind.code: kind
+        for kind in _family(RestMQError)
+        if kind.__module__ == RestMQError.__module__ and kind.__init__ is RestMQError.__init__
+    }
+)
 
 
 def _message_of(content_type: str, content: bytes) -> tuple[str, str]:

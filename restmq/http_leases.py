@@ -38,7 +38,7 @@ class Settler:
             half = len(receipts) // 2
             return [*self.ack(receipts[:half]), *self.ack(receipts[half:])]
         try:
-            answer = self.client.request("DELETE", _path(*receipts))
+            answer = self.client.request("DELETE", lease_path(*receipts))
         except RestMQError as error:
             self.raise_unless_about_a_receipt(error)
             if len(receipts) == 1:
@@ -77,7 +77,7 @@ class Settler:
 
     def _post(self, receipt: str, fields: Mapping[str, str]) -> Answer:
         return self.client.request(
-            "POST", _path(receipt), body=form_body(fields), content_type=FORM
+            "POST", lease_path(receipt), body=form_body(fields), content_type=FORM
         )
 
 
@@ -90,6 +90,11 @@ def queue_lease_seconds(client: HttpClient, queue: str) -> float:
         settings = client.request("GET", queue_path("/settings/", queue)).json_object()
     except RestMQError:
         return DEFAULT_LEASE_SECONDS
+    return lease_seconds_of(settings)
+
+
+def lease_seconds_of(settings: Mapping[str, object]) -> float:
+    """Return what the settings of a queue say about leases; the default if they say nothing."""
     seconds = settings.get("lease_seconds")
     if isinstance(seconds, int | float) and seconds >= 1:
         return seconds
@@ -101,7 +106,8 @@ def form_body(fields: Mapping[str, str]) -> bytes:
     return urlencode(fields, errors="surrogateescape").encode()
 
 
-def _path(*receipts: str) -> str:
+def lease_path(*receipts: str) -> str:
+    """Return the path that settles these leases. Raises InvalidInput for what is no receipt."""
     for receipt in receipts:
         if not receipt or "," in receipt or len(receipt) > MAX_RECEIPT_CHARACTERS:
             raise InvalidInput("this is no receipt; use the one that came with the leased message")

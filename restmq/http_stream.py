@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from restmq.codecs.sse import EventParser
-from restmq.errors import TooLarge, Unavailable
+from restmq.errors import RateLimited, TooLarge, Unavailable
 from restmq.http_client import Body, HttpClient, queue_path, read_json
 
 MAX_STREAM_MESSAGE_BYTES = 256 * 1024 * 1024
@@ -66,6 +66,7 @@ class MessageStream:
         pause_seconds = 0.0
         while not self._stopped.is_set():
             began = time.monotonic()
+            told_seconds = 0.0
             try:
                 for message in self._one_connection():
                     yield message
@@ -81,12 +82,15 @@ class MessageStream:
                 if not (self.connections_count or self.follow):
                     raise
                 self.tell(str(error))
+                if isinstance(error, RateLimited):
+                    told_seconds = error.retry_after_seconds
             if time.monotonic() - began > LONGEST_PAUSE_SECONDS:
                 pause_seconds = 0.0
             pause_seconds = max(2 * pause_seconds, self._first_pause_seconds)
             pause_seconds = min(pause_seconds, LONGEST_PAUSE_SECONDS)
-            self.tell(f"connecting again in {pause_seconds:g} s")
-            pause(pause_seconds)
+            wait_seconds = max(pause_seconds, told_seconds)
+            self.tell(f"connecting again in {wait_seconds:g} s")
+            pause(wait_seconds)
 
     def _one_connection(self) -> Iterator[dict[str, object]]:
         is_sse = self.stream_format == "sse"

@@ -19,6 +19,8 @@ Value = TypeVar("Value")
 
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 
+MASK = "***"
+
 _DESCRIPTIONS: typing.Mapping[type[object], str] = {
     str: "text",
     int: "a whole number",
@@ -37,6 +39,7 @@ _ORIGIN = re.compile(
     r"(:(?P<port>[0-9]{1,5}))?",
     re.IGNORECASE,
 )
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _APPLICATION = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _APPLICATION_KEY = re.compile(r"[!-:<-~]{1,1000}")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
@@ -85,15 +88,23 @@ class Knob:
 
     def format(self, value: object) -> str:
         """``value`` as one would write it behind the flag, without passwords."""
+        value = self.masked(value)
         if isinstance(value, tuple):
-            return ",".join("***" if self.secret else part for part in value)
+            return ",".join(value)
         if isinstance(value, bool):
             return str(value).lower()
         if isinstance(value, float):
             return f"{value:.15g}"
-        if self.secret:
-            return without_password(str(value))
         return "" if value is None else str(value)
+
+    def masked(self, value: object) -> object:
+        """Return ``value`` without what nobody else should read."""
+        if not self.secret or not value:
+            return value
+        if isinstance(value, tuple):
+            names = [f"{each.partition('=')[0]}=" if self.table else "" for each in value]
+            return tuple(name + MASK for name in names)
+        return without_password(str(value)) if "://" in str(value) else MASK
 
     def convert(self, value: object, where: str, *, textual: bool) -> Any:
         """Return ``value`` in this setting's type.
@@ -285,6 +296,14 @@ def _normal_origin(origin: str) -> str:
     if not match["port"] or port == _DEFAULT_PORTS.get(scheme):
         return f"{scheme}://{host}"
     return f"{scheme}://{host}:{port}"
+
+
+def check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return ``hosts`` if each is the name of a host and no more, else ValueError."""
+    for host in hosts:
+        if not _HOST.fullmatch(host):
+            raise ValueError(f"{host!r} must be a name without scheme and port, as in mq.example")
+    return hosts
 
 
 def check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:

@@ -3,14 +3,11 @@
 import asyncio
 import logging
 from pathlib import Path
-from typing import Final
 
-from restmq.errors import SettingsError
+from restmq.followed_file import FollowedFile
 from restmq.queue_settings import Overrides, Patterns
 from restmq.settings import Settings
-from restmq.settings_sources import read_queue_patterns, read_settings_file
-
-_SETTLE_SECONDS: Final = 0.1
+from restmq.settings_sources import read_queue_patterns
 
 _logger = logging.getLogger(__name__)
 
@@ -24,10 +21,8 @@ class QueuePatterns:
 
     def __init__(self, patterns: Patterns, file: Path | None = None) -> None:
         self._patterns = patterns
-        self._file = file
-        self._applied: bytes | None = None  # unknown, since the file may have changed since
-        self._last_fault: str | bytes | None = None  # a reading error, or content at fault
-        self._reloading = asyncio.Lock()
+        # Not loaded: it may have changed since the settings were read.
+        self._file = None if file is None else FollowedFile(file, "settings of queues")
 
     @classmethod
     def of(cls, settings: Settings) -> "QueuePatterns":
@@ -43,39 +38,15 @@ class QueuePatterns:
 
         What cannot be read or is wrong is logged, once for each content, and changes nothing.
         """
-        if self._file is None:
+        file = self._file
+        if file is None:
             return False
-        async with self._reloading:
-            content = None
-            try:
-                content = await self._read_settled(self._file)
-                if content == self._applied:
-                    self._last_fault = None
-                    return False
-                patterns = read_queue_patterns(content, self._file)
-            except SettingsError as error:
-                fault = str(error) if content is None else content
-                if fault != self._last_fault:
-                    self._last_fault = fault
-                    _logger.error("%s; the settings of queues stay as they are", error)
-                return False
-            self._applied, self._last_fault = content, None
-            if patterns == self._patterns:
-                return False
-            self._patterns = patterns
-            _logger.info("%s has changed, and its settings of queues are in force", self._file)
-            return True
 
-    async def _read_settled(self, file: Path) -> bytes:
-        """Read until two readings agree, so as not to catch an editor in the middle of writing."""
-        content = await asyncio.to_thread(read_settings_file, file)
-        while content != self._applied:
-            await asyncio.sleep(_SETTLE_SECONDS)
-            latest = await asyncio.to_thread(read_settings_file, file)
-            if latest == content:
-                break
-            content = latest
-        return content
+        def apply(content: bytes) -> bool:
+            before, self._patterns = self._patterns, read_queue_patterns(content, file.path)
+            return self._patterns != before
+
+        return await file.reload_if_changed(apply)
 
     async def watch(self, interval_seconds: float = 60) -> None:
         """Look at the file at once and then every so often, until cancelled."""

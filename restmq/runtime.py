@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Protocol, TypeVar
 
+from restmq import log_lines
 from restmq.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -69,11 +70,8 @@ def stop_signal() -> asyncio.Event:
 
 
 def set_up_logging(settings: Settings) -> None:
-    """Log one line an event to standard error."""
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    """Log one line an event to standard error, in the form that the settings ask for."""
+    log_lines.set_up(settings.log_level, settings.log_format)
 
 
 def tune_garbage_collection() -> None:

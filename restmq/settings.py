@@ -18,12 +18,13 @@ import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from restmq.errors import SettingsError
 from restmq.knobs import (
     Knob,
     check_application_keys,
+    check_hosts,
     check_networks,
     check_not_empty,
     check_origins,
@@ -39,6 +40,33 @@ DEFAULT_SOURCE = "default"
 QUEUES_SECTION = "queues"
 
 MEBIBYTE = 1024 * 1024
+MEMCACHED_SCHEME = "memcached"
+
+
+def _check_token_store(value: str) -> str:
+    """Return a URL that names a memcached or a Redis, or is empty; else ValueError."""
+    parts = urlsplit(value)
+    if parts.scheme != MEMCACHED_SCHEME:
+        return check_redis_url(value)
+    if not parts.hostname or parts.path.strip("/") or parts.port == 0:
+        raise ValueError(
+            "it must be memcached:// with host and port, as in memcached://cache:11211"
+        )
+    return value
+
+
+def _check_token_prefix(value: str) -> str:
+    """Return a prefix that a memcached's keys may have; else ValueError."""
+    if not (value.isascii() and value.isprintable() and " " not in value and len(value) <= 100):
+        raise ValueError("it must be at most 100 ASCII characters without spaces")
+    return value
+
+
+def _check_ack_timeout(value: float) -> float:
+    """Return a time that a lease can last, or 0; else ValueError."""
+    if 0 < value < 1:
+        raise ValueError("it must be 0, or from 1 to 43200")
+    return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,15 +140,54 @@ class Settings:
         "Access control file.",
         check=check_not_empty,
     )
+    keys: str = knob(
+        "",
+        "File of API keys, which `restmq keys` writes; keys.conf beside the access control file, "
+        "if it is there and no other is named.",
+    )
+    require_key: bool = knob(
+        False,
+        "Refuse whoever shows no API key, whatever the access control file says.",
+    )
     allowed_origins: tuple[str, ...] = knob(
         (),
         "Origins (scheme://host[:port]) of other sites whose pages may use this server; * is any.",
         check=check_origins,
     )
+    allowed_hosts: tuple[str, ...] = knob(
+        (),
+        "Further names, beside localhost and addresses, by which browsers may call a server that "
+        "listens for its own machine only and has no trusted proxy.",
+        check=check_hosts,
+    )
     trusted_proxies: tuple[str, ...] = knob(
         (),
-        "Addresses or networks (10.0.0.0/8) of proxies whose X-Forwarded-For is believed.",
+        "Addresses or networks (10.0.0.0/8) of proxies whose X-Forwarded-For and "
+        "X-Forwarded-Proto are believed.",
         check=check_networks,
+    )
+    rate_limit: float = knob(
+        0.0,
+        "Requests a second that one client address (a /64 of IPv6) may make, STOMP frames that "
+        "connect, send or subscribe included; 0 is no limit. Each of several workers counts for "
+        "itself.",
+        minimum=0,
+        maximum=1_000_000,
+    )
+    rate_burst: int = knob(
+        0,
+        "Requests that an address may make at once before that pace holds; 0 is those of a second.",
+        minimum=0,
+        maximum=1_000_000,
+    )
+    tls_certificate: str = knob(
+        "",
+        "PEM file with the certificate (and those between it and the root) for HTTPS, on the ports "
+        "of HTTP and RSE; SIGHUP has it read again.",
+    )
+    tls_key: str = knob(
+        "",
+        "PEM file with the certificate's private key, if that is not in the same file.",
     )
     max_body_bytes: int = knob(
         16 * MEBIBYTE,
@@ -175,6 +242,16 @@ class Settings:
         "Least serious kind of log lines that are written.",
         choices=("debug", "info", "warning", "error", "critical"),
     )
+    log_format: str = knob(
+        "text",
+        "What a line of the log is: text, or a JSON object.",
+        choices=("text", "json"),
+    )
+    access_log: bool = knob(
+        False,
+        "Log a line for each request when it is over, without its query, and for each STOMP "
+        "connection.",
+    )
     syslog_port: int = knob(
         0,
         "Port for syslog lines over TCP and UDP; 0 is off.",
@@ -200,6 +277,34 @@ class Settings:
         section="rse",
         secret=True,
     )
+    rse_token_store: str = knob(
+        "",
+        "Where more tokens are looked up, memcached://HOST[:11211] or the URL of a Redis: one is "
+        "valid while there is a value under token_prefix and the token.",
+        section="rse",
+        check=_check_token_store,
+        secret=True,
+    )
+    rse_token_prefix: str = knob(
+        "",
+        "What stands in front of a token in the token_store.",
+        section="rse",
+        check=_check_token_prefix,
+    )
+    rse_token_hashing_threshold: int = knob(
+        250,
+        "Prefix and token that have so many bytes together are looked up by their SHA-512.",
+        section="rse",
+        minimum=1,
+        maximum=250,
+    )
+    rse_first_event: int = knob(
+        1,
+        "The least id of a new RSE event: above those that clients know from another server.",
+        section="rse",
+        minimum=1,
+        maximum=2**52,
+    )
     rse_event_ttl: float = knob(
         120.0,
         "Seconds for which an RSE event can be read; clients poll more often than that.",
@@ -221,7 +326,8 @@ class Settings:
     )
     rse_https_only: bool = knob(
         False,
-        "Refuse RSE requests unless a proxy in front says X-Forwarded-Proto: https.",
+        "Refuse RSE requests that came neither over TLS nor, as a trusted proxy says in "
+        "X-Forwarded-Proto, over HTTPS.",
         section="rse",
     )
     queuey_application_keys: tuple[str, ...] = knob(
@@ -260,18 +366,19 @@ class Settings:
     stomp_ack_timeout: float = knob(
         120.0,
         "Seconds until an unacknowledged STOMP message goes back, where its queue sets no "
-        "lease_seconds.",
+        "lease_seconds; 0 is never, while its consumer is connected.",
         section="stomp",
-        minimum=1,
+        minimum=0,
         maximum=43_200,
+        check=_check_ack_timeout,
     )
     stomp_max_attempts: int = knob(
         5,
-        "Deliveries over STOMP before a message becomes a dead letter, where its queue sets no "
-        "max_attempts; only a queue can allow more than 5.",
+        "Deliveries before a message that comes back from STOMP becomes a dead letter, where its "
+        "queue sets no max_attempts; 0 is never.",
         section="stomp",
-        minimum=1,
-        maximum=5,
+        minimum=0,
+        maximum=1_000_000,
     )
     stomp_create: bool = knob(
         True,

@@ -65,11 +65,18 @@ def _settings_file(
     ):
         if value:
             file = working_directory / str(value)
-            if not file.is_file():
+            if not _is_file(file):
                 raise SettingsError(f"{where}: there is no file {file}; name a TOML file")
             return file
     file = working_directory / DEFAULT_FILE_NAME
-    return file if file.is_file() else None
+    return file if _is_file(file) else None
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError as error:  # a directory on the way may not be entered
+        raise SettingsError(f"{file} cannot be read: {error.strerror}") from error
 
 
 def read_queue_patterns(content: bytes, file: Path) -> Patterns:

@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import errno
 import ipaddress
 import logging
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -13,8 +15,11 @@ from hypothesis import strategies as st
 
 import restmq
 from restmq import access as access_module
+from restmq import followed_file
 from restmq.access import Access, HostList, Section, canonical_address
+from restmq.access_rules import Rules
 from restmq.errors import AccessDenied, CredentialsRequired, SettingsError
+from restmq.followed_file import FollowedFile
 from tests.support import eventually
 
 ALL_OPEN = "[rest:producer]\n[rest:consumer]\n[comet:consumer]\n[websocket:consumer]\n"
@@ -330,10 +335,42 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     """A missing file, a directory, a file that is not text and an endless file are all told."""
     binary, endless = tmp_path / "binary.conf", tmp_path / "endless.conf"
     binary.write_bytes(b"[rest:producer]\xff")
-    endless.write_bytes(b"#" * (access_module.MAX_FILE_BYTES + 1))
+    endless.write_bytes(b"#" * (followed_file.MAX_FILE_BYTES + 1))
     for path in (tmp_path / "missing.conf", tmp_path, binary, endless):
         with pytest.raises(SettingsError, match=str(path)):
             Access.load(path)
+
+
+@pytest.mark.parametrize("reload", [False, True])
+async def test_a_directory_that_may_not_be_searched_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    reload: bool,
+) -> None:
+    """At the start, and once while the server runs, when keys may be there or not."""
+    rules = tmp_path / "acl.conf"
+    rules.write_text(ALL_OPEN)
+    access = Access.load(rules) if reload else None
+
+    def refuse(path: Path, *arguments: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for name in ("stat", "open"):
+        usual = getattr(Path, name)
+
+        def chosen(path: Path, *arguments: Any, usual: Any = usual, **options: Any) -> Any:
+            return (refuse if path.name == "keys.conf" else usual)(path, *arguments, **options)
+
+        monkeypatch.setattr(Path, name, chosen)
+    if access is None:
+        with pytest.raises(SettingsError, match=r"keys\.conf: cannot be read: Permission denied"):
+            Access.load(rules)
+        return
+    for _ in range(2):
+        assert await access.reload_keys() is False
+    (line,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert "Permission denied" in line.getMessage()
 
 
 def test_a_byte_order_mark_and_crlf_are_no_mistake(tmp_path: Path) -> None:
@@ -441,19 +478,19 @@ async def test_a_half_written_file_is_not_applied(
     path.write_text(CLOSED)
     access = Access.load(path)
     applied: list[bytes] = []
-    read = access_module._RuleFile.read
+    read = FollowedFile.read
     parse = access_module.parse_rules
 
-    def read_and_finish_writing(file: access_module._RuleFile) -> bytes:
+    def read_and_finish_writing(file: FollowedFile) -> bytes:
         content = read(file)
         path.write_text(CLOSED + "hosts_allow = 127.0.0.1\n")
         return content
 
-    def parse_and_note(content: bytes, name: str) -> access_module.Rules:
+    def parse_and_note(content: bytes, name: str) -> Rules:
         applied.append(content)
         return parse(content, name)
 
-    monkeypatch.setattr(access_module._RuleFile, "read", read_and_finish_writing)
+    monkeypatch.setattr(FollowedFile, "read", read_and_finish_writing)
     monkeypatch.setattr(access_module, "parse_rules", parse_and_note)
     path.write_text("")
     assert await access.reload_if_changed() is True
@@ -483,17 +520,17 @@ async def test_watching_goes_on_after_anything(
     path = tmp_path / "acl.conf"
     path.write_text(ALL_OPEN)
     access = Access.load(path)
-    read = access_module._RuleFile.read
+    read = FollowedFile.read
     readings = 0
 
-    def read_or_fail(file: access_module._RuleFile) -> bytes:
+    def read_or_fail(file: FollowedFile) -> bytes:
         nonlocal readings
         readings += 1
         if readings == 3:
             raise RuntimeError("unforeseen")
         return read(file)
 
-    monkeypatch.setattr(access_module._RuleFile, "read", read_or_fail)
+    monkeypatch.setattr(FollowedFile, "read", read_or_fail)
     watching = asyncio.create_task(access.watch(interval_seconds=0.005))
     try:
         await eventually(lambda: readings > 4)

@@ -24,6 +24,8 @@ from tests.support import eventually, free_port
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PYTHON_EXAMPLES = [
+    "client_request_reply.py",
+    "client_worker.py",
     "comet_consumer.py",
     "syslog_feed.py",
     "worker.py",

@@ -72,6 +72,23 @@ async def test_a_restarted_agent_repeats_nothing_and_forgets_nothing(rse_url: st
         assert await next_line(agent.stdout) == "Echo: 7"
 
 
+async def test_an_agent_knows_its_answers_however_many_they_are(rse_url: str) -> None:
+    """More than one poll returns."""
+    headers = {"User-Agent": "x uuid/11111111-1111-4111-8111-111111111111", "X-Auth-Token": TOKEN}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        for number in range(230):
+            for channel, event in (("commands", "Echo"), ("results", "Result")):
+                body = {"Event": event, "RequestId": f"r{number}", "Data": number}
+                url = f"{rse_url}/agents/web-7/{channel}"
+                async with session.post(url, json=body) as answer:
+                    assert answer.status == 201
+    async with started(AGENT, "web-7", *at(rse_url)) as agent:
+        await listens(agent, "web-7")
+        ended = await run(CONTROL, "web-7", "Ping", *at(rse_url))
+        assert json.loads(ended.output) == "Pong"
+        assert await next_line(agent.stdout) == "Ping: Pong"
+
+
 async def test_agents_do_not_hear_each_others_commands(rse_url: str) -> None:
     async with (
         started(AGENT, "web-3", *at(rse_url)) as one,

@@ -1,5 +1,6 @@
 """Settings: which layer wins, what is refused and with which words, and what knobs() tells."""
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -129,6 +130,12 @@ class TestLists:
         assert text.startswith("RESTMQ_ALLOWED_ORIGINS: allowed_origins")
         assert repr(origin) in text
         assert "scheme://host[:port]" in text
+
+    @pytest.mark.parametrize("host", ["http://mq.example", "mq.example:8888", "*", "a b", "[::1]"])
+    def test_what_is_no_name_of_a_host_is_refused(self, tmp_path, host):
+        assert repr(host) in refusal(tmp_path, {"allowed_hosts": host})
+        known = ("mq.example", "My-Box")
+        assert load({"allowed_hosts": ",".join(known)}, {}, tmp_path).allowed_hosts == known
 
     @pytest.mark.parametrize("network", ["10.0.0.1/8", "proxy.example.org", "10.0.0.300"])
     def test_what_is_no_network_is_refused(self, tmp_path, network):
@@ -416,3 +423,17 @@ class TestKnobs:
             knob.convert("perhaps", "RESTMQ_X", textual=True)
         with pytest.raises(SettingsError, match="true or false"):
             knob.convert(1, "file", textual=False)
+
+
+@pytest.mark.parametrize("flags", [{}, {"config": "restmq.toml"}])
+def test_a_file_that_may_not_be_looked_for_is_a_settings_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, object]
+) -> None:
+    """As in a directory that this user may not enter."""
+
+    def refuse(_: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(SettingsError, match=r"restmq\.toml cannot be read: Permission denied"):
+        load(flags, {}, tmp_path)

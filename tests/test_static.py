@@ -18,7 +18,7 @@ SCRIPTS = [*STATIC.glob("*.js"), *BROWSER_EXAMPLE.glob("*.js")]
 STYLES = [*STATIC.glob("*.css"), *BROWSER_EXAMPLE.glob("*.css")]
 
 # What the pages may point to outside their own folder: routes of the server.
-SERVER_ROUTES = {"../q/", "../stats/", "../queue"}
+SERVER_ROUTES = {"../q/", "../stats/", "../queue", "../ui/", "../docs/"}
 
 MARKUP_FROM_TEXT = re.compile(
     r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment"
@@ -140,6 +140,24 @@ def test_the_help_page_holds_the_form_that_clients_know() -> None:
     assert reader.find("textarea", name="body")
 
 
+def test_the_dashboards_files_keep_to_its_policy() -> None:
+    """Its script makes no markup of text, and its style loads nothing."""
+    folder = STATIC.with_name("web") / "static"
+    assert MARKUP_FROM_TEXT.findall((folder / "ui.js").read_text(encoding="utf-8")) == []
+    style = (folder / "ui.css").read_text(encoding="utf-8")
+    assert re.findall(r"@import|url\(", style) == []
+    assert "(prefers-color-scheme: dark)" in style
+    templates = STATIC.with_name("web") / "templates"
+    for template in set(templates.iterdir()) - {templates / "docs.html"}:
+        text = template.read_text(encoding="utf-8")
+        assert not re.search(r"\|\s*safe\b|autoescape|style=|\son[a-z]+=", text), template.name
+
+
+@pytest.mark.parametrize("page", [STATIC / "index.html", STATIC / "help.html"], ids=by_name)
+def test_the_classic_pages_lead_to_the_dashboard(page: Path) -> None:
+    assert "../ui/" in PageReader(page).references()
+
+
 @pytest.mark.parametrize(
     "route",
     [
@@ -168,6 +186,14 @@ def test_the_help_page_holds_the_form_that_clients_know() -> None:
         "/readyz",
         "POST /collectd/data",
         "POST /collectd/event",
+        "GET /ui/",
+        "POST /channels/CHANNEL",
+        "PUT /cursors/CLIENT/CHANNEL",
+        "POST /cursors/CLIENT/read",
+        "POST /rse/CHANNEL",
+        "GET /rse/CHANNEL",
+        "POST /v1/APPLICATION/QUEUE",
+        "GET /stomp",
     ],
 )
 def test_the_help_page_documents_every_route(route: str) -> None:

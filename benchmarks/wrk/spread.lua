@@ -1,13 +1,16 @@
--- Sends the same body to many paths, in an order that jumps about. The path given in the URL is
--- followed by a number of six digits. Arguments: COUNT METHOD BODY "Name: value"...
+-- Sends the same body to many paths, in an order that jumps about. A number of six digits stands in
+-- the path where the one of the URL has NUMBER, else at its end.
+-- Arguments: COUNT METHOD BODY "Name: value"...
 
 dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "report.lua")
 
 local STRIDE = 7919 -- a prime, so that every number below COUNT comes up
-local count, at, prefix
+local count, at, prefix, suffix
 
 function init(args)
-   count, at, prefix = tonumber(args[1]), 0, wrk.path
+   count, at = tonumber(args[1]), 0
+   prefix, suffix = wrk.path:match("^(.-)NUMBER(.*)$")
+   if not prefix then prefix, suffix = wrk.path, "" end
    wrk.method, wrk.body = args[2], args[3]
    for i = 4, #args do
       local name, value = args[i]:match("^([^:]+):%s*(.*)$")
@@ -17,5 +20,5 @@ end
 
 function request()
    at = (at + STRIDE) % count
-   return wrk.format(nil, prefix .. string.format("%06d", at))
+   return wrk.format(nil, prefix .. string.format("%06d", at) .. suffix)
 end

@@ -35,7 +35,7 @@ def obey(command: str, data: object) -> object:
 async def serve(client: EventClient, name: str) -> None:
     """Answer commands until one says Stop."""
     results = f"/agents/{name}/results"
-    answered = {request_of(event) for event in await client.poll(results, echo="true")}
+    answered = {request_of(event) for event in await client.all(results, echo="true")}
     note(f"{name} is listening")
     async for event in client.follow(f"/agents/{name}/commands"):
         request = request_of(event)

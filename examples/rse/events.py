@@ -55,6 +55,13 @@ class EventClient:
             events: list[Event] = (await response.json())["events"]
             return events
 
+    async def all(self, channel: str, **options: str) -> list[Event]:
+        """Return all events of a channel: a poll answers with 200 at the most, unless it asks."""
+        found: list[Event] = []
+        while events := await self.poll(channel, found[-1]["id"] if found else 0, **options):
+            found += events
+        return found
+
     async def follow(self, channel: str) -> AsyncGenerator[Event]:
         """Yield the events of a channel for ever: those that are there, then those that come."""
         last_known_id = 0

@@ -1,26 +1,15 @@
-// A STOMP client in a page, with nothing but a WebSocket. Serve this folder from somewhere, and
-// let its origin in: restmq serve --allowed-origins http://127.0.0.1:8000
+// A page that listens to a destination and sends to it, with the library stompjs. Serve this folder
+// from somewhere, and let its origin in: restmq serve --allowed-origins http://127.0.0.1:8000
 "use strict";
 
-const ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", ":": "\\c"};
-const escape = (text) => text.replace(/[\\\n\r:]/g, (character) => ESCAPES[character]);
+const HEART_BEAT_MILLISECONDS = 10000;
+const RECONNECT_MILLISECONDS = 2000;
 
-function frame(command, headers, body = "") {
-  const lines = Object.entries(headers).map(([name, value]) => `${escape(name)}:${escape(value)}\n`);
-  return `${command}\n${lines.join("")}\n${body}\0`;
+let client = null;
+
+function tell(text) {
+  document.getElementById("status").textContent = text;
 }
-
-// One WebSocket message may hold several frames; between them there may be line feeds.
-function frames(text) {
-  return text.split("\0").map((part) => part.replace(/^\n+/, "")).filter(Boolean).map((part) => {
-    const end = part.indexOf("\n\n");
-    const [command, ...lines] = part.slice(0, end).split("\n");
-    const headers = Object.fromEntries(lines.map((line) => line.split(":")));
-    return {command, headers, body: part.slice(end + 2)};
-  });
-}
-
-let socket = null;
 
 function show(text) {
   const item = document.createElement("li");
@@ -28,33 +17,38 @@ function show(text) {
   document.getElementById("messages").append(item);
 }
 
-function listen(server, destination) {
-  if (socket) socket.close();
-  socket = new WebSocket(server, ["v12.stomp"]);
-  socket.binaryType = "arraybuffer";
-  socket.onopen = () => {
-    // Names and values of CONNECT are not escaped.
-    socket.send("CONNECT\naccept-version:1.2\nhost:restmq\nheart-beat:0,10000\n\n\0");
-    socket.send(frame("SUBSCRIBE", {id: "0", destination}));
-  };
-  socket.onmessage = ({data}) => {
-    const text = typeof data === "string" ? data : new TextDecoder().decode(data);
-    for (const {command, headers, body} of frames(text)) {
-      if (command === "MESSAGE") show(body);
-      if (command === "ERROR") show(`the server says: ${headers.message}`);
-    }
-  };
-  socket.onclose = () => show("the connection is closed");
+function listen({server, login, passcode, destination}) {
+  const former = client;
+  const current = new StompJs.Client({
+    brokerURL: server.value,
+    connectHeaders: login.value ? {login: login.value, passcode: passcode.value} : {},
+    heartbeatIncoming: HEART_BEAT_MILLISECONDS,
+    heartbeatOutgoing: HEART_BEAT_MILLISECONDS,
+    reconnectDelay: RECONNECT_MILLISECONDS,
+    onConnect: () => {
+      // Messages of a topic need no acknowledgement. One of a queue is shown first, then acknowledged.
+      current.subscribe(destination.value, (message) => {
+        show(message.body);
+        message.ack();
+      }, {ack: "client-individual"});
+      tell(`listening to ${destination.value}`);
+    },
+    onStompError: ({headers}) => tell(`the server says: ${headers.message}`),
+    onWebSocketClose: () => tell("not connected"),
+  });
+  client = current;
+  if (former) former.deactivate();
+  current.activate();
 }
 
 document.getElementById("connect").addEventListener("submit", (event) => {
   event.preventDefault();
-  const form = event.target.elements;
-  listen(form.server.value, form.destination.value);
+  listen(event.target.elements);
 });
 
 document.getElementById("send").addEventListener("submit", (event) => {
   event.preventDefault();
+  if (!client || !client.connected) return;
   const destination = document.getElementById("connect").elements.destination.value;
-  if (socket) socket.send(frame("SEND", {destination}, event.target.elements.body.value));
+  client.publish({destination, body: event.target.elements.body.value});
 });

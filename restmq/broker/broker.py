@@ -9,8 +9,11 @@ Queues live on disk, or in a second Redis that keeps nothing; the facade finds t
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
+from restmq import __version__
+from restmq.broker.census import Census
+from restmq.broker.census_scripts import CensusScripts
 from restmq.broker.commit import MAX_BATCH_BYTES
 from restmq.broker.configuration import Configuration
 from restmq.broker.consumers import Consumer, End
@@ -26,8 +29,12 @@ from restmq.broker.limits import (
 from restmq.broker.log import Logs
 from restmq.broker.log_follow import LogWatcher
 from restmq.broker.log_scripts import LogScripts
+from restmq.broker.measures import Measures
 from restmq.broker.message import Message
+from restmq.broker.nodes import Nodes
+from restmq.broker.presence import Presences
 from restmq.broker.publishing import Publishing, note_delay
+from restmq.broker.redis_state import RedisStates
 from restmq.broker.resume import Missed
 from restmq.broker.scripts import command
 from restmq.broker.stats import MessageState, Policy, QueueStats, read_state, read_stats
@@ -62,12 +69,19 @@ class Broker(Publishing, Taking):
     ) -> None:
         self.node = uuid.uuid4().hex[:12]
 
+        self.measures = Measures()
+        """What this node has done."""
+
         log_scripts = LogScripts()
-        scripts = log_scripts.all()
+        self.census_scripts = CensusScripts(self.node)
+        scripts = [*log_scripts.all(), *self.census_scripts.all()]
 
         def make_store(url: str) -> Store:
             chosen = limits or StreamLimits()
-            return Store(url, self.node, chosen, overrides, self._store_copy, scripts)
+            store = Store(url, self.node, chosen, overrides, self._store_copy, scripts)
+            store.committer.measures = self.measures
+            store.leased.on_cut_off = self._count_cut_off
+            return store
 
         self._stores = Stores(make_store, redis_url, overrides, memory_redis_url)
         self._disk = self._stores.disk
@@ -75,14 +89,33 @@ class Broker(Publishing, Taking):
         self.configuration = Configuration(self._stores)
         """The settings of queues."""
         self.dead_letters = DeadLetters(self._stores)
+        self.consumer_counts: list[Callable[[], int]] = []
+        """Each returns how many more consumers there are here, for whoever serves them."""
+        self.on_reconnect: list[Callable[[], None]] = []
+        """Called when Redis is in reach, or in reach again; it may have lost what it held."""
+        self._disk.on_reconnect = self._tell_reconnect
+        self.presences = Presences(self._stores, self.census_scripts)
+        self.redis_states = RedisStates(self._stores)
         self.logs = Logs(self._disk.committer, log_scripts, self._disk.schedule)
         self.cursors = Cursors(self._disk.committer, log_scripts, self.logs)
         self.log_watcher = LogWatcher(self._disk.backend)
+        committer = self._disk.committer
+        self._nodes = Nodes(
+            committer,
+            self.census_scripts,
+            self.node,
+            __version__,
+            self.count_readers,
+            self.measures.note_clock,
+        )
+        self.census = Census(self._stores, self.census_scripts, self._nodes, committer.take_active)
+        """What all queues look like together, and which nodes live."""
 
     async def open(self) -> None:
         """Start the node's own work. Redis need not be there yet."""
         await self._stores.open()
         self.log_watcher.start()
+        self._nodes.start()
 
     async def close(self, patience_seconds: float = CLOSE_SECONDS) -> None:
         """Return what consumers held, finish what was begun, and leave Redis.
@@ -91,6 +124,8 @@ class Broker(Publishing, Taking):
         node held comes back when the other nodes count it as dead.
         """
         await self.log_watcher.close()
+        await self.census.close()
+        await self._nodes.close()
         await self._stores.close(patience_seconds)
 
     async def __aenter__(self) -> "Broker":
@@ -109,7 +144,25 @@ class Broker(Publishing, Taking):
     def consumer_count(self) -> int:
         """Return how many streaming consumers are connected to this node."""
         stores = self._stores.all()
-        return sum(s.dispatcher.consumer_count + s.leased.consumer_count for s in stores)
+        streaming = sum(s.dispatcher.consumer_count + s.leased.consumer_count for s in stores)
+        return streaming + sum(count() for count in self.consumer_counts)
+
+    def _tell_reconnect(self) -> None:
+        for callback in self.on_reconnect:
+            callback()
+
+    def count_readers(self) -> tuple[int, int]:
+        """Return how many streaming consumers are here, and how many requests wait."""
+        waiting = sum(store.listeners.waiting_count for store in self._stores.all())
+        return self.consumer_count, waiting
+
+    @property
+    def pending_operations(self) -> int:
+        """Return how many operations of this node wait for Redis."""
+        return sum(store.committer.pending_operations for store in self._stores.all())
+
+    def _count_cut_off(self) -> None:
+        self.measures.cut_off_consumers += 1
 
     async def ping(self) -> None:
         """Return if Redis answers and takes part; raises ``Unavailable`` if not."""
@@ -123,10 +176,15 @@ class Broker(Publishing, Taking):
         reply = await store.committer.submit(store.scripts.get(queue))
         return (Message(reply[0], reply[1]), reply[2]) if reply else None
 
-    async def peek(self, queue: str, count: int, *, newest: bool = False) -> list[Message]:
-        """List ready messages from the next (or the last) on, without taking them."""
+    async def peek(
+        self, queue: str, count: int, *, newest: bool = False, max_bytes: int = MAX_BATCH_BYTES
+    ) -> list[Message]:
+        """List ready messages from the next (or the last) on, without taking them.
+
+        The list ends with the one that passes ``max_bytes``.
+        """
         store = await self._stores.find(queue)
-        call = store.scripts.peek(queue, count, newest, MAX_BATCH_BYTES)
+        call = store.scripts.peek(queue, count, newest, max_bytes)
         reply = await store.committer.submit(call)
         return [Message(reply[at], reply[at + 1]) for at in range(0, len(reply), 2)]
 
@@ -203,14 +261,25 @@ class Broker(Publishing, Taking):
         Queues in memory count as empty while this node has not used their Redis yet, or cannot
         reach it; their policy and status are right all the same.
         """
-        queues = await self.list_queues(after, limit)
+        return await self.stats_of(await self.list_queues(after, limit))
+
+    async def stats_of(self, queues: Iterable[str]) -> list[QueueStats]:
+        """Return the ``stats`` of several queues, in one round trip; as ``list_stats`` does."""
         return list(await asyncio.gather(*(self._stats_if_possible(queue) for queue in queues)))
 
-    async def list_queues(self, after: str = "", limit: int = PAGE) -> list[str]:
-        """Return up to ``limit`` names of known queues, in byte order, after ``after``."""
+    async def list_queues(
+        self, after: str = "", limit: int = PAGE, *, beginning: str = ""
+    ) -> list[str]:
+        """Return up to ``limit`` names of known queues, in byte order, after ``after``.
+
+        Only those that begin with ``beginning`` are looked at.
+        """
         start = f"({check_queue_name(after)}" if after else "-"
+        if beginning > after:
+            start = f"[{beginning}"
+        end = b"(%b\xff" % beginning.encode() if beginning else b"+"  # no UTF-8 has that byte
         names = await self._disk.committer.submit(
-            command("ZRANGEBYLEX", REGISTRY, start, "+", "LIMIT", 0, limit)
+            command("ZRANGEBYLEX", REGISTRY, start, end, "LIMIT", 0, limit)
         )
         return [name.decode() for name in names]
 

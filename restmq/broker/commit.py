@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
 from restmq.broker.backend import Backend, NotSentError
+from restmq.broker.measures import Measures
 from restmq.broker.scripts import Call, Reply
 from restmq.errors import Overloaded, RestMQError, StoreUnavailable
 
@@ -29,6 +30,12 @@ GATHERED_SHARE = 0.8
 
 MAX_PUT_BACKS = 500
 """Calls that put messages back which go into one round trip."""
+
+MAX_ACTIVE = 100
+"""Queues that are remembered, or little more, because something was done in them lately."""
+
+ACTIVE_SECONDS = 5.0
+"""They are forgotten after so long, so that others can take their places."""
 
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 """Message bodies that go into one round trip, or are taken by one call; one body may pass it."""
@@ -52,6 +59,14 @@ class Group(ABC):
     def undo(self, batch: str) -> Call | None:
         """Make the call that takes back what was done if its reply was lost; None if none is."""
         return None
+
+    @property
+    def queue(self) -> str:
+        """Return the queue in which something is done; empty if it is in none."""
+        return ""
+
+    def measure(self, reply: Reply, measures: Measures) -> None:  # noqa: B027 - few have anything
+        """Count what was done, going by the same reply as ``settle``."""
 
 
 GroupType = TypeVar("GroupType", bound=Group)
@@ -102,6 +117,8 @@ class Committer:
     """Collects operations and carries them to Redis, one round trip at a time."""
 
     def __init__(self, backend: Backend) -> None:
+        self.measures = Measures()
+        """What is counted here; others may count there as well."""
         self._backend = backend
         # Kept, because asking for the running loop is a system call in this version of Python.
         self._loop = asyncio.get_running_loop()
@@ -113,6 +130,8 @@ class Committer:
         self._undos = 0
         self._round_trips = 0
         self._crowd = 0
+        self._active: dict[str, None] = {}
+        self._active_since = 0.0
         self._task: asyncio.Task[None] | None = None
         self._closing = False
 
@@ -180,6 +199,17 @@ class Committer:
         self._lost[:0] = calls
         self._undos += len(calls)
         self._arrived.set()
+
+    def take_active(self) -> list[str]:
+        """Return queues in which something was done since this was last asked, not always all."""
+        active = list(self._active)
+        self._active, self._active_since = {}, self._loop.time()
+        return active
+
+    @property
+    def pending_operations(self) -> int:
+        """Return how many operations wait for a round trip, or for the end of one."""
+        return self._pending_operations
 
     @property
     def is_busy(self) -> bool:
@@ -258,9 +288,11 @@ class Committer:
         batch_name = str(self._round_trips)
         groups = list(batch.groups.values())
         calls = lost + [group.call(batch_name) for group in groups]
+        began = self._loop.time()
         try:
             replies = await self._backend.execute(calls)
         except StoreUnavailable as error:
+            self.measures.failed_commits += 1
             self._lost = lost + self._lost
             if not isinstance(error, NotSentError):
                 self.undo([call for group in groups if (call := group.undo(batch_name))])
@@ -268,6 +300,7 @@ class Committer:
                 group.fail(error)
             await self._pause_after_failure()
             return
+        self._note_round_trip(batch, began)
         refused = _refused(lost, replies)
         self._lost, self._undos = refused + self._lost, len(refused)
         for group, reply in zip(groups, replies[len(lost) :], strict=True):
@@ -280,8 +313,25 @@ class Committer:
                 # Everyone waits for this task, so no single reply may end it.
                 logger.exception("a reply of Redis could not be understood")
                 group.fail(RestMQError("a reply of Redis could not be understood"))
+                continue
+            try:
+                group.measure(reply, self.measures)
+            except Exception:
+                logger.exception("what was done could not be counted")
         if refused:
             await self._pause_after_failure()
+
+    def _note_round_trip(self, batch: _Batch, began: float) -> None:
+        measures, now = self.measures, self._loop.time()
+        measures.commit_seconds.observe(now - began)
+        measures.commit_operations.observe(batch.operations)
+        measures.commit_bytes += batch.total_bytes
+        if now - self._active_since >= ACTIVE_SECONDS:
+            self._active, self._active_since = {}, now
+        if len(self._active) < MAX_ACTIVE:
+            for group in batch.groups.values():
+                if group.queue:
+                    self._active[group.queue] = None
 
     async def _pause_after_failure(self) -> None:
         if self._closing:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 
 from restmq.broker.commit import Committer
 from restmq.broker.keys import log_client, log_keys
-from restmq.broker.log import MAX_CLEARED, Logs
+from restmq.broker.log import Logs
 from restmq.broker.log_entry import (
     MAX_PAGE_BYTES,
     MAX_PAGE_ENTRIES,
@@ -28,10 +28,11 @@ from restmq.broker.log_entry import (
     check_name,
     make_log,
 )
+from restmq.broker.log_expiry import MAX_CLEARED
 from restmq.broker.log_groups import page_of
 from restmq.broker.log_ids import MAX_NUMBER, IdKind, id_of_number
 from restmq.broker.log_scripts import LogScripts
-from restmq.broker.scripts import command
+from restmq.broker.scripts import Reply, command
 from restmq.errors import InvalidInput
 
 MAX_LOGS_OF_CLIENT = 10_000
@@ -148,14 +149,19 @@ class Cursors:
         ``kept_count`` before the cursor that is behind all others. If the reply is lost with the
         connection, or the caller is cancelled, so are these entries for this client.
         """
+        _check(log, client)
+        reply = await self._submit_read(log, client, count, kept_count, max_bytes)
+        return None if reply is None else page_of(0, reply)
+
+    def _submit_read(
+        self, log: Log, client: str, count: int, kept_count: int, max_bytes: int
+    ) -> asyncio.Future[Reply]:
         if not 1 <= count <= MAX_PAGE_ENTRIES:
             raise InvalidInput(f"between 1 and {MAX_PAGE_ENTRIES} entries can be read at once")
         if kept_count < 0:
             raise InvalidInput("the number of entries that are kept cannot be negative")
-        _check(log, client)
         call = self._scripts.read_cursor(log, client, count, max_bytes, kept_count)
-        reply = await self._committer.submit(call)
-        return None if reply is None else page_of(0, reply)
+        return self._committer.submit(call)
 
     async def remove(self, log: Log, client: str) -> bool:
         """Take a client's cursor away; returns whether it had one.
@@ -196,13 +202,11 @@ class Cursors:
         for at in range(0, len(logs), _LOGS_AT_ONCE):
             some = logs[at : at + _LOGS_AT_ONCE]
             max_bytes = max(1, min(_BYTES_OF_LOG, left_bytes // len(some)))
-            pages = await asyncio.gather(
-                *(
-                    self.read(log, client, count, kept_count=kept_count, max_bytes=max_bytes)
-                    for log in some
-                )
+            replies = await asyncio.gather(
+                *(self._submit_read(log, client, count, kept_count, max_bytes) for log in some)
             )
-            for log, page in zip(some, pages, strict=True):
+            for log, reply in zip(some, replies, strict=True):
+                page = None if reply is None else page_of(0, reply)
                 if page is not None and page.entries:
                     found[log.name] = page.entries
                     left_bytes -= sum(len(entry.record) for entry in page.entries)

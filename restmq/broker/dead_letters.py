@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from restmq.broker.commit import MAX_BATCH_BYTES
 from restmq.broker.message import Message
 from restmq.broker.stores import Stores
 
@@ -24,10 +25,15 @@ class DeadLetters:
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
 
-    async def list(self, queue: str, count: int, offset: int = 0) -> list[DeadLetter]:
-        """Return up to ``count`` dead letters, those that died first, first."""
+    async def list(
+        self, queue: str, count: int, offset: int = 0, *, max_bytes: int = MAX_BATCH_BYTES
+    ) -> list[DeadLetter]:
+        """Return up to ``count`` dead letters, those that died first, first.
+
+        The list ends with the one that passes ``max_bytes``.
+        """
         store = await self._stores.find(queue)
-        call = store.scripts.dead(queue, "list", count, offset=offset)
+        call = store.scripts.dead(queue, "list", count, offset=offset, max_bytes=max_bytes)
         reply = await store.committer.submit(call)
         found = []
         for at in range(0, len(reply), 5):

@@ -219,6 +219,8 @@ class Dispatcher:
             if entries:
                 messages = messages_from_history(entries)
                 stream.last_number = messages[-1].number
+                records = [message.record for message in messages]
+                self._committer.measures.note_streamed(records, len(stream.consumers))
                 await self._broadcast(stream, messages)
         # Else the last consumer left while they were fetched: as the position stays where it was,
         # they are for the next one, or go back once Redis hears that nobody is left (join.lua).
@@ -229,7 +231,20 @@ class Dispatcher:
             if not entries and not handed:
                 await self._wait_for_room(stream, had_room)
 
-    def _fetch(self, stream: Stream, has_room: bool) -> asyncio.Future[Reply]:
+    async def _fetch(self, stream: Stream, has_room: bool) -> Reply:
+        """Ask what is for this node; if this is cancelled, what it would have got goes back."""
+        asked = self._ask(stream, has_room)
+        try:
+            return await asked
+        except asyncio.CancelledError:
+            # The committer takes back what comes later, but this may have come already.
+            if asked.done() and not asked.cancelled() and asked.exception() is None:
+                handed = asked.result()[5]
+                if handed:
+                    self._queues.give_back(stream.queue, messages_from_pairs(handed))
+            raise
+
+    def _ask(self, stream: Stream, has_room: bool) -> asyncio.Future[Reply]:
         self._calls += 1
         batch = str(self._calls)
         call = self._scripts.deliver(
@@ -296,6 +311,7 @@ class Dispatcher:
                 await asyncio.sleep(0)
 
     def _rotate(self, stream: Stream, messages: Sequence[Message]) -> None:
+        self._committer.measures.note_streamed([message.record for message in messages], 1)
         rotation = stream.rotation()
         shares: dict[Consumer, list[Message]] = {}
         for index, message in enumerate(messages):
@@ -329,6 +345,7 @@ class Dispatcher:
             return
         logger.info("consumer of %r cut off: %d bytes unsent", stream.queue, consumer.unsent_bytes)
         self.cut_off_count += 1
+        self._committer.measures.cut_off_consumers += 1
         consumer.forget_sent()
         consumer.end(End.SLOW)
         consumer.cut_off()

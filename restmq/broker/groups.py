@@ -1,16 +1,18 @@
 """Operations on one queue that arrive during a round trip, and become one call of one script."""
 
 import asyncio
-import secrets
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from restmq.broker.commit import MAX_BATCH_BYTES, Group
+from restmq.broker.measures import Measures, new_token
 from restmq.broker.message import LeasedMessage, Message
 from restmq.broker.scripts import (
     POPPED,
     TAKEN,
     Call,
+    LeaseDefaults,
     Operation,
     Reply,
     Scripts,
@@ -19,6 +21,9 @@ from restmq.broker.scripts import (
 from restmq.errors import Overloaded, QueueFull, RestMQError
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+_CONSUMERS_VERBS = ("ack", "extend", "release", "dead")
+"""Settlements that a consumer asks for; the others follow from its going away."""
 
 
 class Added(NamedTuple):
@@ -35,7 +40,18 @@ Conclude = Callable[[asyncio.Future[Added], Added], None]
 """Resolves an add's future, at once or when all is done that goes with it."""
 
 
-class AddGroup(Group):
+class QueueGroup(Group):
+    """Operations on one queue."""
+
+    _queue: str
+
+    @property
+    def queue(self) -> str:
+        """Return the queue."""
+        return self._queue
+
+
+class AddGroup(QueueGroup):
     """Adds to one queue. A publisher that went away meanwhile has its messages stored anyway."""
 
     def __init__(
@@ -54,6 +70,9 @@ class AddGroup(Group):
         self.wakes_itself = True
         self._operations: list[Operation] = []
         self._futures: list[asyncio.Future[Added]] = []
+        self._first_at = self._last_at = time.monotonic()
+        """When the first operation came, and the last one, or soon after."""
+        self._stored_messages = 0
 
     def append(self, operation: Operation, future: asyncio.Future[Added]) -> None:
         """Add one more operation, whose outcome ``future`` gets."""
@@ -62,6 +81,7 @@ class AddGroup(Group):
 
     def call(self, batch: str) -> Call:
         """Make the call."""
+        self._last_at = time.monotonic()
         return self._scripts.add(self._queue, self._operations, self.wakes_itself)
 
     def settle(self, reply: Reply) -> None:
@@ -75,6 +95,7 @@ class AddGroup(Group):
                 elif not future.done():
                     future.set_result(Added(number, count))
                 number += count
+            self._stored_messages = number - reply
             return
         due, has_copies, *results = reply
         if due:
@@ -84,7 +105,9 @@ class AddGroup(Group):
             if isinstance(result, list):
                 conclude(future, Added(result[0], result[1], is_duplicate=True))
             elif result > 0:
-                conclude(future, Added(result, len(operation.messages)))
+                count = len(operation.messages)
+                self._stored_messages += count
+                conclude(future, Added(result, count))
             elif not future.done():
                 future.set_exception(self._refusal(result))
 
@@ -92,13 +115,18 @@ class AddGroup(Group):
         """Tell each operation that it failed."""
         _fail_all(self._futures, error)
 
+    def measure(self, reply: Reply, measures: Measures) -> None:
+        """Count the messages that were stored."""
+        operations = len(self._operations)
+        measures.note_published(self._stored_messages, operations, self._first_at, self._last_at)
+
     def _refusal(self, result: int) -> RestMQError:
         if result < 0:
             return Overloaded(f"too many copies of {self._queue!r} wait for other queues")
         return QueueFull(f"the queue {self._queue!r} is full (max_length)")
 
 
-class TakeGroup(Group):
+class TakeGroup(QueueGroup):
     """Takes from one queue. What falls to a consumer that went away meanwhile is put back."""
 
     def __init__(
@@ -136,6 +164,10 @@ class TakeGroup(Group):
         if rest:
             self._give_back(rest)
 
+    def measure(self, reply: Reply, measures: Measures) -> None:
+        """Count the messages that were taken."""
+        measures.note_taken(reply[1:-1:2])
+
     def fail(self, error: RestMQError) -> None:
         """Tell each operation that it failed."""
         _fail_all([future for _, future in self._wanted], error)
@@ -145,7 +177,7 @@ class TakeGroup(Group):
         return self._scripts.restore_reply(self._queue, self._flavour, batch)
 
 
-class LeaseGroup(Group):
+class LeaseGroup(QueueGroup):
     """Leases from one queue, of one duration. What falls to nobody any more is released."""
 
     def __init__(
@@ -155,6 +187,7 @@ class LeaseGroup(Group):
         seconds: float | None,
         held_by_stream: bool,
         heeds_pause: bool,
+        defaults: LeaseDefaults | None,
         lease_again: Callable[[int, asyncio.Future[list[LeasedMessage]]], None],
         release: Callable[[Sequence[LeasedMessage]], None],
         note_lease: Callable[[float, float], None],
@@ -164,10 +197,11 @@ class LeaseGroup(Group):
         self._seconds = seconds
         self._held_by_stream = held_by_stream
         self._heeds_pause = heeds_pause
+        self._defaults = defaults
         self._lease_again = lease_again
         self._release = release
         self._note_lease = note_lease
-        self._token = secrets.token_hex(8)
+        self._token = new_token()
         self._wanted: list[tuple[int, asyncio.Future[list[LeasedMessage]]]] = []
 
     def append(self, count: int, future: asyncio.Future[list[LeasedMessage]]) -> None:
@@ -184,13 +218,16 @@ class LeaseGroup(Group):
             token=self._token,
             held_by_stream=self._held_by_stream,
             heeds_pause=self._heeds_pause,
+            defaults=self._defaults,
         )
 
     def settle(self, reply: Reply) -> None:
         """Give each operation its share."""
-        expires_at, seconds, stopped_early = float(reply[0]), float(reply[1]), reply[2] == 1
+        expires_at, seconds, flags = float(reply[0]), float(reply[1]), reply[2]
+        stopped_early = bool(flags & 1)
+        lease = (self._token, expires_at, seconds, flags >= 2)
         messages = [
-            LeasedMessage(reply[at], reply[at + 2], reply[at + 1], self._token, expires_at, seconds)
+            LeasedMessage(reply[at], reply[at + 2], reply[at + 1], *lease)
             for at in range(3, len(reply), 3)
         ]
         if messages:
@@ -199,12 +236,16 @@ class LeaseGroup(Group):
         if rest:
             self._release(rest)
 
+    def measure(self, reply: Reply, measures: Measures) -> None:
+        """Count the messages that were leased."""
+        measures.note_leased(reply[5::3], float(reply[0]) - float(reply[1]))
+
     def fail(self, error: RestMQError) -> None:
         """Tell each operation that it failed."""
         _fail_all([future for _, future in self._wanted], error)
 
 
-class SettleGroup(Group):
+class SettleGroup(QueueGroup):
     """Settlements of leases of one queue, in the order in which they were asked for.
 
     ``note_over`` is told of each delivery that is over, also when nobody waits for the outcome.
@@ -218,6 +259,10 @@ class SettleGroup(Group):
         self._note_over = note_over
         self._settlements: list[Settlement] = []
         self._futures: list[asyncio.Future[Reply]] = []
+        self._acked: list[str] = []
+        """Tokens of the deliveries that were acknowledged, once that is known."""
+        self._others: list[tuple[Settlement, Reply]] = []
+        """All other settlements, and what became of them."""
 
     def append(self, settlement: Settlement, future: asyncio.Future[Reply]) -> None:
         """Add one more settlement, whose outcome ``future`` gets as settle.lua gives it."""
@@ -230,13 +275,33 @@ class SettleGroup(Group):
 
     def settle(self, reply: Reply) -> None:
         """Give each settlement its outcome."""
+        note_acked, note_other = self._acked.append, self._others.append
         together = zip(self._settlements, self._futures, reply, strict=True)
         for settlement, future, outcome in together:
             if not future.done():
                 future.set_result(outcome)
+            verb, token = settlement.verb, settlement.token
+            if outcome and verb == "ack":
+                note_acked(token)
+            else:
+                note_other((settlement, outcome))
             # A stale one is over as well: its consumer holds it no more.
-            if settlement.verb != "extend":
-                self._note_over(self._queue, settlement.number, settlement.token)
+            if verb != "extend":
+                self._note_over(self._queue, settlement.number, token)
+
+    def measure(self, reply: Reply, measures: Measures) -> None:
+        """Count what became of the messages; one that reached nobody counts for nothing."""
+        measures.note_acks(self._acked)
+        for settlement, outcome in self._others:
+            verb = settlement.verb
+            if not outcome:
+                measures.stale_settlements += verb in _CONSUMERS_VERBS
+            elif verb == "release":
+                measures.nacked_messages += settlement.argument != "keep"
+            elif verb == "dead":
+                measures.buried_messages += 1
+            elif verb == "extend":
+                measures.extended_leases += 1
 
     def fail(self, error: RestMQError) -> None:
         """Tell each settlement that it failed."""

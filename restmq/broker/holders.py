@@ -24,7 +24,14 @@ class Offering(Protocol):
 class Holder(ABC):
     """One consumer of several queues; ``prefetch`` is how many messages it may hold in all."""
 
-    __slots__ = ("has_uncounted", "held_count", "prefetch", "served_count", "turns")
+    __slots__ = (
+        "binding_count",
+        "has_uncounted",
+        "held_count",
+        "prefetch",
+        "served_count",
+        "turns",
+    )
 
     def __init__(self, prefetch: int) -> None:
         self.prefetch = prefetch
@@ -33,6 +40,8 @@ class Holder(ABC):
         self.turns: list[Binding] = []
         """A heap of bindings whose queue may have something while there was no room for it."""
         self.served_count = 0
+        self.binding_count = 0
+        """How many open bindings it has."""
         self.has_uncounted = False
         """Whether some binding may have room when the holder has none."""
 
@@ -47,7 +56,7 @@ class Holder(ABC):
 
     @abstractmethod
     def expire(self, delivery: "Delivery") -> None:
-        """Take note that a lease ran out: the message is in the queue again."""
+        """Take note that it holds a message no more: its lease ran out, or others settled it."""
 
     def take_turns(self) -> None:
         """Ask for messages, as there is room: queue by queue, the one served last comes last."""
@@ -102,10 +111,17 @@ class Binding:
         """When it was served last, counted in servings of its holder."""
         self.is_open = True
         """Whether it still wants messages."""
+        holder.binding_count += 1
 
     def __lt__(self, other: "Binding") -> bool:
         """Order by whose turn it is."""
         return self.served < other.served
+
+    def close(self) -> None:
+        """Want no more messages."""
+        if self.is_open:
+            self.is_open = False
+            self.holder.binding_count -= 1
 
     def wait_for_turn(self) -> None:
         """Wait for room; who was served last comes last."""
@@ -137,11 +153,14 @@ class Binding:
 class Delivery:
     """One message in the hands of a holder."""
 
-    __slots__ = ("binding", "deadline", "message", "name")
+    __slots__ = ("binding", "deadline", "message", "name", "slot")
 
     def __init__(self, binding: Binding, message: LeasedMessage, deadline: float) -> None:
         self.binding = binding
         self.message = message
         self.deadline = deadline
+        """When the lease runs out, on this node's monotonic clock."""
+        self.slot = 0
+        """For ``held.py``: when something is to be done about the lease."""
         self.name = 0
         """For the holder: what it calls this delivery."""

@@ -32,6 +32,9 @@ DUE_CHANNEL = "restmq:due"
 QUEUES_CHANNEL = "restmq:new-queues"
 """Nodes with an interest in queues to come listen here; the payload is the name of a new one."""
 
+QUESTION_CHANNEL = "restmq:ask"
+"""Nodes that have something to tell listen here; the payload is what one of them wants to know."""
+
 TOPIC_CHANNEL = "restmq:topic:"
 """What the channels of topics start with."""
 
@@ -39,14 +42,22 @@ NODE_CHANNEL = "restmq:node:"
 """A node listens on this plus its own name; the payload is the name of a queue to look at."""
 
 
+LIVE_NODES = "{restmq:nodes}:live"
+"""Hash: node to when it counts as dead, and what it tells of itself."""
+
+CENSUS = "{restmq:nodes}:census"
+"""Hash: the latest census of all queues, who takes it, and when somebody last asked."""
+
+
 class QueueKeys(NamedTuple):
     """The keys of one queue, in the order in which every script receives them as KEYS."""
 
     record: str
     """Hash: ``next`` (last number given), ``status``, ``policy``, ``settings``, ``epoch`` (times
-    purged), ``purged`` (last number at the latest purge), ``rate_in`` and ``rate_out``; ``turn``
-    (of round-robin); ``sent``, ``generation``, ``history_bytes``, ``sent_number``, ``trimmed`` and
-    ``alone`` (of broadcast)."""
+    purged), ``purged`` (last number at the latest purge), ``rate_in`` and ``rate_out``;
+    ``expired_leases`` and ``died`` (how often that happened); ``turn`` (of round-robin); ``sent``,
+    ``generation``, ``history_bytes``, ``sent_number``, ``trimmed`` and ``alone`` (of
+    broadcast)."""
     ready: str
     """List: the numbers of ready messages of default priority that never left, oldest first."""
     ranked: str
@@ -163,6 +174,11 @@ def topic_channel(topic: str) -> str:
 def topic_pattern(prefix: str) -> str:
     """Spell the pattern of the channels of all topics whose names start so and go on."""
     return f"{TOPIC_CHANNEL}{_GLOB_CHARACTER.sub(_ESCAPED, prefix)}?*"
+
+
+def answer_channel(node: str) -> str:
+    """Spell the channel on which a node hears the answers to what it asked."""
+    return f"{NODE_CHANNEL}{node}:answers"
 
 
 class LogKeys(NamedTuple):

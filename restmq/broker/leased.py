@@ -10,7 +10,7 @@ import asyncio
 import functools
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from restmq.broker.consumers import Consumer, End
 from restmq.broker.keepalive import KeepAlive
@@ -122,6 +122,8 @@ class LeasedStreams:
         self._streams: dict[str, _LeasedStream] = {}
         self._owed: dict[tuple[str, Settlement], None] = {}
         """What could not be given back yet, by queue."""
+        self.on_cut_off: Callable[[], None] = lambda: None
+        """Called when a consumer is cut off because it does not read."""
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -253,11 +255,14 @@ class LeasedStreams:
         consumers = len(stream.holders) + stream.joining
         return await self._listeners.listen(stream.queue, stream, call, consumers)
 
-    def settled(self, queue: str, number: int, token: str) -> None:
-        """Take note that a delivery was settled, here or on another node: there is room again."""
+    def note_over(self, queue: str, deliveries: Sequence[Delivery]) -> None:
+        """Take note that deliveries were settled, here or on another node: there is room again."""
         stream = self._streams.get(queue)
-        if stream is not None and stream.let_go((number, token)):
-            self._wake(stream)
+        if stream is None or not stream.holder_of:
+            return
+        for delivery in deliveries:
+            if stream.let_go(delivery):
+                self._wake(stream)
 
     def extended(self, queue: str, number: int, token: str, seconds: float) -> None:
         """Take note that a delivery may take longer."""
@@ -280,6 +285,7 @@ class LeasedStreams:
 
     def _cut_off(self, consumer: Consumer) -> None:
         if not consumer.ended.done():
+            self.on_cut_off()
             consumer.end(End.SLOW)
             consumer.cut_off()
 

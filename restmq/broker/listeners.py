@@ -84,6 +84,8 @@ class Listeners:
         self._scripts = scripts
         self._schedule = schedule
         self._interests: dict[str, _Interest] = {}
+        self.waiting_count = 0
+        """How many owners wait for messages that stand for no leased consumer."""
         self._contact = _Contact()
         self._signal = asyncio.Event()
         self.on_contact: Callable[[], None] = lambda: None
@@ -107,8 +109,11 @@ class Listeners:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-        queues, self._interests = list(self._interests), {}
-        calls = [self._committer.submit(self._scripts.listen(name, 0, None)) for name in queues]
+        interests, self._interests = self._interests, {}
+        for interest in interests.values():
+            for owner in list(interest.owners):
+                self._set_owner(interest, owner, None)
+        calls = [self._committer.submit(self._scripts.listen(name, 0, None)) for name in interests]
         await asyncio.gather(*calls, return_exceptions=True)
 
     async def listen(
@@ -125,7 +130,8 @@ class Listeners:
         if interest is None:
             interest = self._interests[queue] = _Interest()
         before = interest.owners.get(owner)
-        mine = interest.owners[owner] = (callback, consumers)
+        mine = (callback, consumers)
+        self._set_owner(interest, owner, mine)
         try:
             if consumers or not is_known:
                 return await self._tell(queue, interest)
@@ -137,23 +143,33 @@ class Listeners:
         except BaseException:
             # Unless the owner has said something else meanwhile.
             if interest.owners.get(owner) is mine:
-                if before is None:
-                    del interest.owners[owner]
-                else:
-                    interest.owners[owner] = (before[0], min(before[1], consumers))
+                if before is not None:
+                    before = (before[0], min(before[1], consumers))
+                self._set_owner(interest, owner, before)
             raise
+
+    def _set_owner(
+        self, interest: _Interest, owner: Hashable, entry: tuple[Callback, int] | None
+    ) -> None:
+        """Write down what an owner wants, or with None that it wants nothing any more."""
+        before = interest.owners.pop(owner, None) if entry is None else interest.owners.get(owner)
+        if before is not None and not before[1]:
+            self.waiting_count -= 1
+        if entry is not None:
+            interest.owners[owner] = entry
+            self.waiting_count += not entry[1]
 
     def recount(self, queue: str, owner: Hashable, consumers: int) -> None:
         """Take note of how many consumers an owner stands for; the heartbeat says so."""
         interest = self._interests.get(queue)
         if interest is not None and owner in interest.owners:
-            interest.owners[owner] = (interest.owners[owner][0], consumers)
+            self._set_owner(interest, owner, (interest.owners[owner][0], consumers))
 
     def forget(self, queue: str, owner: Hashable) -> None:
         """Call the owner no more. Redis hears of it by and by: a wake-up too many is cheap."""
         interest = self._interests.get(queue)
         if interest is not None:
-            interest.owners.pop(owner, None)
+            self._set_owner(interest, owner, None)
 
     async def forget_now(self, queue: str) -> None:
         """Tell Redis how many consumers are left here, or that nobody listens any more.

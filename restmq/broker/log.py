@@ -38,12 +38,12 @@ Everything is bounded: pages by count and bytes, calls by the entries that they 
 """
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TypeVar
+from itertools import groupby
+from operator import attrgetter
 
 from restmq.broker.commit import Committer
-from restmq.broker.keys import log_keys, log_registry
+from restmq.broker.keys import log_keys
 from restmq.broker.log_entry import (
     MAX_PAGE_BYTES,
     AheadOfClock,
@@ -59,35 +59,23 @@ from restmq.broker.log_entry import (
     check_partition,
     check_query,
     check_ttl,
-    make_log,
     other_attributes,
     pack_entry,
 )
-from restmq.broker.log_groups import AppendGroup, ReadGroup, Registration
-from restmq.broker.log_ids import IdKind, number_of_id
+from restmq.broker.log_expiry import MAX_CLEARED, LogExpiry
+from restmq.broker.log_groups import AppendGroup, ReadGroup
+from restmq.broker.log_ids import MAX_NUMBER, IdKind, number_of_id
+from restmq.broker.log_listing import LogListing, Registration
 from restmq.broker.log_scripts import AHEAD, LogScripts, append_words
 from restmq.broker.schedule import Schedule
 from restmq.broker.scripts import Argument, Reply, command
 from restmq.errors import InvalidInput
 
-KIND = "log"
-"""What the schedule knows logs by."""
-
 MAX_ENTRIES = 10_000
 """Entries that one operation may append."""
 
-MAX_CLEARED = 2000
-"""Expired entries that one call clears away."""
 
-MAX_KNOWN_LOGS = 100_000
-"""Logs that a node remembers to be registered; beyond that it forgets and registers again."""
-
-_NOTED_SHARE = 0.25
-_LONGEST_NOTED_SECONDS = 1.0
-_GRAINS = 16
-_LONGEST_GRAIN_SECONDS = 3600.0
-
-Answer = TypeVar("Answer")
+_partition_and_ttl = attrgetter("partition", "ttl_seconds")
 
 
 class Logs:
@@ -99,13 +87,9 @@ class Logs:
     def __init__(self, committer: Committer, scripts: LogScripts, schedule: Schedule) -> None:
         self._committer = committer
         self._scripts = scripts
-        self._schedule = schedule
         self._loop = asyncio.get_running_loop()
-        self._known: set[str] = set()
-        """Keys of logs that are registered."""
-        self._noted: dict[tuple[str, float], float] = {}
-        """Until when an entry with that time to live needs no note of its own."""
-        schedule.on_due(KIND, self._visit)
+        self._listing = LogListing(committer)
+        self._expiry = LogExpiry(committer, scripts, schedule)
 
     def append(
         self, log: Log, entry: NewEntry, *, expected: bytes | None = None
@@ -117,7 +101,7 @@ class Logs:
         packed = pack_entry(value, source, path)
         group = self._group(log, expected, (ttl_seconds,), len(packed))
         future: asyncio.Future[Appended] = self._loop.create_future()
-        group.append(append_words(partition, ttl_seconds, packed), future)
+        group.append(append_words(partition, ttl_seconds, (packed,)), future)
         return future
 
     def append_all(
@@ -133,14 +117,14 @@ class Logs:
         if len(entries) > MAX_ENTRIES:
             raise InvalidInput(f"at most {MAX_ENTRIES} entries can be appended at once")
         words: list[Argument] = []
-        size_bytes, ttls = 0, {entry.ttl_seconds for entry in entries}
-        for ttl_seconds in ttls:
+        size_bytes, ttls = 0, set[float | None]()
+        for (partition, ttl_seconds), run in groupby(entries, _partition_and_ttl):
             check_ttl(ttl_seconds)
-        for value, ttl_seconds, partition, source, path in entries:
             check_partition(partition)
-            packed = pack_entry(value, source, path)
+            packed = [pack_entry(value, source, path) for value, _, _, source, path in run]
             words += append_words(partition, ttl_seconds, packed)
-            size_bytes += len(packed)
+            size_bytes += sum(map(len, packed))
+            ttls.add(ttl_seconds)
         future: asyncio.Future[list[Appended]] = self._loop.create_future()
         if not entries:
             future.set_result([])
@@ -154,7 +138,7 @@ class Logs:
     ) -> AppendGroup:
         """Return the call that takes what is appended now, after what must go before it."""
         for ttl_seconds in ttls:
-            self._note(log, ttl_seconds)
+            self._expiry.note(log, ttl_seconds)
         group = self._committer.group(
             (log.key, expected),
             AppendGroup,
@@ -164,7 +148,7 @@ class Logs:
             expected,
             self.register,
         )
-        if expected is None and log.key not in self._known and group.registration is None:
+        if expected is None and group.registration is None and not self._listing.is_known(log):
             group.registration = self.register(log)
         return group
 
@@ -192,7 +176,7 @@ class Logs:
         packed = pack_entry(value, source, path)
         if not keys:
             return
-        self._note(log, ttl_seconds)
+        self._expiry.note(log, ttl_seconds)
         call = self._scripts.put(
             log, _unique(keys), packed, ttl_seconds, expected, max_ahead_seconds
         )
@@ -294,6 +278,16 @@ class Logs:
         last = await self._committer.submit(command("HGET", keys.entries, "last"))
         return number_of_id(last[:8]) if last else 0
 
+    async def begin_at(self, log: Log, number: int) -> None:
+        """Have a log that counts give no number below this one from now on.
+
+        Raises ``InvalidInput`` for what is no number, or a log that tells the time.
+        """
+        if log.ids is not IdKind.NUMBER or not 1 <= number <= MAX_NUMBER:
+            raise InvalidInput(f"a log that counts can begin with 1 to {MAX_NUMBER}")
+        if number > 1:
+            await self._committer.submit(self._scripts.begin(log, number - 1))
+
     async def info(self, log: Log) -> LogInfo | None:
         """Return what the log was given beside its entries; None if it was given nothing."""
         keys = log_keys(log.collection, log.name)
@@ -320,9 +314,8 @@ class Logs:
 
         A log that counts goes on with its numbers if it comes into being again.
         """
-        self._known.discard(log.key)
         # In this order: whoever finds the log empty after this lists it again.
-        await self._committer.submit(command("ZREM", log_registry(log.collection), log.name))
+        await self._listing.remove(log)
         return bool(await self._committer.submit(self._scripts.delete(log)))
 
     async def names(
@@ -332,51 +325,11 @@ class Logs:
 
         A log that is being made or deleted may be among them already, or still.
         """
-        lower = f"{'[' if inclusive else '('}{start}" if start else "-"
-        registry = log_registry(collection)
-        words = ("ZRANGEBYLEX", registry, lower, "+", "LIMIT", 0, limit)
-        return [name.decode() for name in await self._committer.submit(command(*words))]
+        return await self._listing.names(collection, start, inclusive, limit)
 
     def register(self, log: Log) -> Registration:
         """See to it that the log is listed, and remember that it is; the future ends with that."""
-        call = command("ZADD", log_registry(log.collection), 0, log.name)
-        future = self._committer.submit(call, is_admitted=True)
-
-        def remember(future: Registration) -> None:
-            if not future.cancelled() and future.exception() is None:
-                if len(self._known) >= MAX_KNOWN_LOGS:
-                    self._known.clear()
-                self._known.add(log.key)
-
-        future.add_done_callback(remember)
-        return future
-
-    def _note(self, log: Log, ttl_seconds: float | None) -> None:
-        """Have the log visited when an entry that is stored now expires."""
-        if ttl_seconds is None:
-            return
-        # A visit finds out what is due next, so what follows an entry soon is covered by its note.
-        key, now = (log.key, ttl_seconds), self._loop.time()
-        if self._noted.get(key, 0.0) > now:
-            return
-        if len(self._noted) >= MAX_KNOWN_LOGS:
-            self._noted.clear()
-        self._noted[key] = now + min(ttl_seconds * _NOTED_SHARE, _LONGEST_NOTED_SECONDS)
-        self._schedule.note(KIND, log.key, ttl_seconds, _grain_seconds(ttl_seconds))
-
-    async def _visit(self, name: str) -> float | None:
-        kind, collection, own_name = name.split("/", 2)
-        log = make_log(collection, own_name, IdKind[kind])
-        now, deadline = await self._committer.submit(
-            self._scripts.visit(log, MAX_CLEARED), is_admitted=True
-        )
-        if not deadline:
-            return None
-        ahead_seconds = float(deadline) - float(now)
-        if ahead_seconds <= 0:
-            return float(now) + 0.01  # an entry of its own in the schedule
-        grain_seconds = _grain_seconds(ahead_seconds)
-        return math.ceil(float(deadline) / grain_seconds) * grain_seconds
+        return self._listing.register(log)
 
 
 async def _until_cleared(ask: Callable[[], Awaitable[Reply]]) -> Reply:
@@ -385,15 +338,6 @@ async def _until_cleared(ask: Callable[[], Awaitable[Reply]]) -> Reply:
     while has_expired:
         has_expired, *answer = await ask()
     return answer
-
-
-def _grain_seconds(ahead_seconds: float) -> float:
-    """Return how exactly a deadline is kept: the longer ahead, the fewer visits for many of them.
-
-    The result is a power of two, so that deadlines of about the same distance share their visits.
-    """
-    grain = 2.0 ** math.floor(math.log2(max(ahead_seconds / _GRAINS, 0.25)))
-    return min(grain, _LONGEST_GRAIN_SECONDS)
 
 
 def _info(reply: bytes | None) -> LogInfo | None:

@@ -7,15 +7,13 @@ from collections.abc import Callable, Sequence
 from restmq.broker.commit import Group
 from restmq.broker.log_entry import Appended, Entry, Log, Page, Query, other_attributes
 from restmq.broker.log_ids import IdKind, make_suffix
+from restmq.broker.log_listing import Registration
 from restmq.broker.log_scripts import LogScripts
 from restmq.broker.scripts import Argument, Call, Reply
 from restmq.errors import RestMQError
 
 _DOUBLE = struct.Struct(">d")
 _pack_number = struct.Struct(">Q").pack
-
-
-Registration = asyncio.Future[Reply]
 
 
 class AppendGroup(Group):

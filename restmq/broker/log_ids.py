@@ -25,8 +25,6 @@ _EPOCH_TICKS = 0x01B21DD213814000
 _MAX_TICKS = 2**60 - 1
 _HEX_DIGITS = 32
 _pack_number = struct.Struct(">Q").pack
-_unpack_time_id = struct.Struct(">HHI8s").unpack
-_pack_uuid = struct.Struct(">IHH8s").pack
 
 
 class IdKind(enum.Enum):
@@ -64,8 +62,9 @@ def id_of_hex(text: str) -> bytes:
 
 def hex_of_id(entry_id: bytes) -> str:
     """Return the UUID of an id of ``TIME_BYTES`` as 32 lower-case hexadecimal digits."""
-    high, middle, low, rest = _unpack_time_id(entry_id)
-    return _pack_uuid(low, middle, high | 0x1000, rest).hex()
+    digits = entry_id.hex()
+    # A UUID begins with the lowest part of its time; the first digit is left for the version.
+    return f"{digits[8:16]}{digits[4:8]}1{digits[1:4]}{digits[16:]}"
 
 
 def ticks_of_id(entry_id: bytes) -> int:

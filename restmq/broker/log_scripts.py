@@ -36,6 +36,7 @@ class LogScripts:
         self._attributes = load_script("log_attributes", *_SHARED)
         self._delete = load_script("log_delete", *_SHARED)
         self._visit = load_script("log_visit", *_SHARED)
+        self._begin = load_script("log_begin", *_SHARED)
         self._cursor_set = load_script("log_cursor_set", *_SHARED)
         self._cursor_read = load_script("log_cursor_read", *_READING)
         self._cursor_remove = load_script("log_cursor_remove", *_SHARED)
@@ -52,7 +53,7 @@ class LogScripts:
     def append(
         self, log: Log, entries: Sequence[Argument], suffix: bytes, expected: bytes | None
     ) -> Call:
-        """Append entries: for each, the three words of ``append_words``.
+        """Append entries, as the words of ``append_words``.
 
         ``suffix``: the second half of the ids, in a log of times. ``expected``: the attributes
         that the log must have, if any.
@@ -126,6 +127,10 @@ class LogScripts:
         """Clear what has expired."""
         return self._call(self._visit, log, max_cleared)
 
+    def begin(self, log: Log, last_number: int) -> Call:
+        """Have a log of numbers go on after one, unless it has come further already."""
+        return self._call(self._begin, log, last_number)
+
     def set_cursor(self, log: Log, client: str, start: str | int) -> Call:
         """Give a client a cursor, or move it: where a word says, or to a number."""
         return self._call(self._cursor_set, log, client, start)
@@ -142,10 +147,10 @@ class LogScripts:
 
 
 def append_words(
-    partition: int, ttl_seconds: float | None, packed: bytes
-) -> tuple[Argument, Argument, Argument]:
-    """Return the words by which ``log_append.lua`` is told of one entry."""
-    return _seconds(ttl_seconds), _BYTES[partition], packed
+    partition: int, ttl_seconds: float | None, packed: Sequence[bytes]
+) -> list[Argument]:
+    """Return the words by which ``log_append.lua`` is told of entries that share all but these."""
+    return [_seconds(ttl_seconds), _BYTES[partition], len(packed), *packed]
 
 
 def _seconds(value: float | None) -> Argument:

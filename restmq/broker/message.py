@@ -94,7 +94,7 @@ class Message:
 class LeasedMessage(Message):
     """A message that was handed out for a time."""
 
-    __slots__ = ("attempt", "lease_expires", "lease_seconds", "token")
+    __slots__ = ("attempt", "is_by_default", "lease_expires", "lease_seconds", "token")
 
     def __init__(
         self,
@@ -104,6 +104,7 @@ class LeasedMessage(Message):
         token: str,
         lease_expires: float,
         lease_seconds: float,
+        is_by_default: bool = False,
     ) -> None:
         self.number = number  # as the constructor above does; there are many of these
         self.record = record
@@ -114,6 +115,8 @@ class LeasedMessage(Message):
         self.lease_expires = lease_expires
         """When the lease ends, in seconds since the epoch on Redis's clock."""
         self.lease_seconds = lease_seconds
+        self.is_by_default = is_by_default
+        """Whether that is what the consumer brought, since the queue's settings do not say."""
 
 
 def pack(

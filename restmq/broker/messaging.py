@@ -1,7 +1,8 @@
-"""What a messaging protocol needs beside the facade: subscriptions, topics, ordered sending."""
+"""What a messaging protocol needs beside the facade: to subscribe, to send, to ask other nodes."""
 
 from collections.abc import Callable
 
+from restmq.broker.asking import Asking
 from restmq.broker.broker import Broker
 from restmq.broker.new_queues import NewQueues
 from restmq.broker.pubsub import Channels
@@ -14,7 +15,7 @@ class Messaging:
     """The parts of one node, over the queues of ``broker``.
 
     ``may_create``: which queues that do not exist it may make. ``lease_seconds`` and
-    ``max_attempts`` are for queues whose own settings do not say.
+    ``max_attempts`` are for queues whose own settings do not say; 0 is no limit.
     """
 
     def __init__(
@@ -26,10 +27,12 @@ class Messaging:
     ) -> None:
         stores = broker._stores
         self._channels = Channels(stores.disk.backend)
-        self.sender = Sender(stores, may_create)
         self.subscriptions = Subscriptions(stores, lease_seconds, max_attempts)
+        self.sender = Sender(stores, may_create)
         self.topics = Topics(broker.node, stores.disk.committer, self._channels)
         self.new_queues = NewQueues(self._channels, broker.list_queues)
+        self.asking = Asking(broker.node, stores.disk, self._channels)
+        broker.consumer_counts.append(lambda: self.subscriptions.binding_count)
 
     async def close(self) -> None:
         """Finish what was begun; before the broker is closed."""

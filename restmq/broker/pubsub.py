@@ -119,16 +119,20 @@ class Channels:
             message = await pubsub.get_message(timeout=math.inf)
             if message is None:
                 continue
-            kind, name = message["type"], message["channel"].decode()
-            if kind == "message":
-                channel = self._channels.get(name)
-            elif kind == "pmessage":
-                channel = self._patterns.get(message["pattern"].decode())
-            else:
-                self._note_listening(kind, name)
-                continue
-            if channel is not None:
-                channel.heard(name, message["data"])
+            try:
+                kind, name = message["type"], message["channel"].decode()
+                if kind == "message":
+                    channel = self._channels.get(name)
+                elif kind == "pmessage":
+                    channel = self._patterns.get(message["pattern"].decode())
+                else:
+                    self._note_listening(kind, name)
+                    continue
+                if channel is not None:
+                    channel.heard(name, message["data"])
+            except Exception:
+                # All channels share this task, so no single message may end it.
+                logger.exception("what came over %r could not be heard", message["channel"])
 
     def _note_listening(self, kind: str, name: str) -> None:
         channel = {"subscribe": self._channels, "psubscribe": self._patterns}.get(kind, {}).get(

@@ -10,16 +10,20 @@ from typing import NamedTuple
 
 from restmq.broker.commit import Committer
 from restmq.broker.copies import Copier
-from restmq.broker.groups import Added, AddGroup, LeaseGroup, SettleGroup, TakeGroup
+from restmq.broker.groups import Added, LeaseGroup, TakeGroup
 from restmq.broker.message import LeasedMessage, Message
 from restmq.broker.schedule import QUEUE, Schedule
-from restmq.broker.scripts import Operation, Reply, Scripts, Settlement
+from restmq.broker.scripts import LeaseDefaults, Operation, Reply, Scripts, Settlement
+from restmq.broker.told_groups import OnAdded, OnOver, RenewGroup, ToldAddGroup, ToldSettleGroup
 
 DEFAULT_LEASE_SECONDS = 30.0
 SHORT_SECONDS = 3.0
 SHORTEST_SECONDS = 0.5
 EXPIRY_GRAIN_SECONDS = 10.0
 """Messages that expire take up room and nothing else, so clearing them may wait for others."""
+
+MAX_SETTLED_PER_CALL = 1000
+"""Settlements that go into one call at most, so that nobody waits long for one script."""
 
 _MAX_KNOWN = 10_000
 
@@ -31,6 +35,7 @@ class _LeaseKind(NamedTuple):
     seconds: float | None
     held_by_stream: bool
     heeds_pause: bool
+    defaults: LeaseDefaults | None
 
 
 class Queues:
@@ -46,11 +51,14 @@ class Queues:
         self.on_first_number: Callable[[str], asyncio.Future[Reply] | None] = lambda queue: None
         """Called when a queue begins to count: it is new, or Redis has lost it. If it returns
         something, that must have come to pass before the add counts as done."""
-        self.on_over: Callable[[str, int, str], None] = lambda queue, number, token: None
-        """Called when a delivery is over: settled by this node, or found to be stale."""
+        self.on_over: OnOver = lambda queue, deliveries: None
+        """Called when deliveries are over: settled by this node, or found to be stale."""
+        self.on_added: OnAdded = lambda queue: None
+        """Called when this node has stored messages, before their publishers hear of it."""
+        self._settlements = 0
         self._loop = asyncio.get_running_loop()
         self._restores = 0
-        self._lease_seconds: dict[str, float] = {}
+        self._lease_seconds: dict[_LeaseKind, float] = {}
         """How long leases were that named no time."""
 
     def add(
@@ -79,7 +87,7 @@ class Queues:
         group.wakes_itself &= wakes_itself
         return future
 
-    def _add_group(self, queue: str) -> AddGroup:
+    def _add_group(self, queue: str) -> ToldAddGroup:
         def conclude(future: asyncio.Future[Added], added: Added) -> None:
             step = self.on_first_number(queue) if added.number == 1 else None
             if step is not None:
@@ -95,7 +103,8 @@ class Queues:
                 step.add_done_callback(_ignore_outcome)
             _after(arrived, future, added)
 
-        return AddGroup(
+        return ToldAddGroup(
+            self.on_added,
             self._scripts,
             queue,
             lambda at: self._schedule.note_at(QUEUE, queue, at),
@@ -152,15 +161,17 @@ class Queues:
         seconds: float | None,
         held_by_stream: bool = False,
         heeds_pause: bool = False,
+        defaults: LeaseDefaults | None = None,
     ) -> asyncio.Future[list[LeasedMessage]]:
         """Lease messages; the future gives up to ``count`` of them.
 
-        ``seconds`` None: as the queue's settings say. ``held_by_stream``: they come back when
-        this node dies. ``heeds_pause``: nothing comes while the queue is paused, as streams have
-        it anyway. If the future is cancelled before it is done, its share comes back.
+        ``seconds`` None: as the queue's settings say, and where they do not, as ``defaults``
+        say, if there are any. ``held_by_stream``: they come back when this node dies.
+        ``heeds_pause``: nothing comes while the queue is paused, as streams have it anyway. If
+        the future is cancelled before it is done, its share comes back.
         """
         future: asyncio.Future[list[LeasedMessage]] = self._loop.create_future()
-        kind = _LeaseKind(queue, seconds, held_by_stream, heeds_pause)
+        kind = _LeaseKind(queue, seconds, held_by_stream, heeds_pause, defaults)
         self._put_lease(kind, count, future, is_admitted=False)
         return future
 
@@ -176,7 +187,8 @@ class Queues:
 
     def _lease_group(self, kind: "_LeaseKind") -> LeaseGroup:
         queue = kind.queue
-        expected = kind.seconds or self._lease_seconds.get(queue, DEFAULT_LEASE_SECONDS)
+        usual = DEFAULT_LEASE_SECONDS if kind.defaults is None else kind.defaults.seconds
+        expected = kind.seconds or self._lease_seconds.get(kind, usual)
         # Once a group: all of it goes out together.
         self._schedule.note(QUEUE, queue, expected)
 
@@ -187,20 +199,20 @@ class Queues:
             self.release_unseen(queue, messages)
 
         def note_lease(actual: float, at: float) -> None:
-            self._note_lease(queue, expected, actual, at)
+            self._note_lease(kind, expected, actual, at)
 
         return LeaseGroup(self._scripts, *kind, lease_again, release, note_lease)
 
-    def _note_lease(self, queue: str, expected: float, actual: float, at: float) -> None:
+    def _note_lease(self, kind: _LeaseKind, expected: float, actual: float, at: float) -> None:
         # Noted again where the queue's settings say something else than what was expected, and
         # where the time is so short that the schedule may have looked before there was a lease.
         if actual < SHORT_SECONDS:
-            self._schedule.note_at(QUEUE, queue, at)
+            self._schedule.note_at(QUEUE, kind.queue, at)
         if actual != expected:
             if len(self._lease_seconds) >= _MAX_KNOWN:
                 self._lease_seconds.clear()
-            self._lease_seconds[queue] = actual
-            self._schedule.note_at(QUEUE, queue, at)
+            self._lease_seconds[kind] = actual
+            self._schedule.note_at(QUEUE, kind.queue, at)
 
     def release_unseen(self, queue: str, messages: Sequence[LeasedMessage]) -> None:
         """Release messages that reached nobody, as if they had never been delivered."""
@@ -217,17 +229,32 @@ class Queues:
             if isinstance(seconds, int | float):
                 # Not before the settlement itself has surely come to pass.
                 self._schedule.note(QUEUE, queue, max(seconds, SHORTEST_SECONDS))
+        self._settlements += 1
+        # The number changes before any group has more than one call may hold.
         group = self._committer.group(
-            (queue, "settle"),
-            SettleGroup,
+            (queue, "settle", self._settlements // MAX_SETTLED_PER_CALL),
+            ToldSettleGroup,
             0,
+            self.on_over,
             self._scripts,
             queue,
-            self.on_over,
             is_admitted=is_admitted,
         )
         future: asyncio.Future[Reply] = self._loop.create_future()
         group.append(settlement, future)
+        return future
+
+    def renew(self, queue: str, number: int, token: str, seconds: float) -> asyncio.Future[Reply]:
+        """Have a lease run for so long from now, though no consumer has asked for it.
+
+        The future gives 0 if it had run out. All go into one call, so begin few at a time.
+        """
+        self._schedule.note(QUEUE, queue, max(seconds, SHORTEST_SECONDS))
+        group = self._committer.group(
+            (queue, "renew"), RenewGroup, 0, self._scripts, queue, is_admitted=True
+        )
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        group.append(Settlement("extend", number, token, seconds), future)
         return future
 
     def still_leased(

@@ -106,6 +106,14 @@ class Settlement(NamedTuple):
     argument: str | float = ""
 
 
+class LeaseDefaults(NamedTuple):
+    """What counts for a lease where neither the queue's settings nor those of patterns say."""
+
+    seconds: float
+    max_attempts: int
+    """Deliveries before a message is dead, when such a lease ends without an ack; 0 is never."""
+
+
 class _Head(NamedTuple):
     """What all calls for one queue have in common."""
 
@@ -144,6 +152,7 @@ class Scripts:
         self._purge = load_script("purge", *_QUEUE)
         self._configure = load_script("configure", "common")
         self._stats = load_script("stats", *_LEASES)
+        self._census = load_script("census", *_LEASES)
         self._join = load_script("join", *_NODES)
         self._deliver = load_script("deliver", *_LEASES, "replies")
         self._resume = load_script("resume", *_QUEUE)
@@ -167,13 +176,16 @@ class Scripts:
         return Call(script, (*head.keys, *own_part, *own))
 
     def _head(self, queue: str, found: Mapping[str, Any] | None) -> "_Head":
-        keys = queue_keys(queue, self.node)
+        head = self._new_head(queue, found)
         if len(self._heads) >= _MAX_CACHED_QUEUES:
             self._heads.clear()
-        settings = _pack(dict(found)) if found else b""
-        head = _Head(found, (len(keys), *keys[:-1]), keys.taken, settings)
         self._heads[queue] = head
         return head
+
+    def _new_head(self, queue: str, found: Mapping[str, Any] | None) -> "_Head":
+        keys = queue_keys(queue, self.node)
+        settings = _pack(dict(found)) if found else b""
+        return _Head(found, (len(keys), *keys[:-1]), keys.taken, settings)
 
     def add(self, queue: str, operations: Iterable[Operation], wakes_itself: bool = False) -> Call:
         """Add messages. With ``wakes_itself`` this node looks at the queue by itself afterwards."""
@@ -199,6 +211,7 @@ class Scripts:
         token: str,
         held_by_stream: bool,
         heeds_pause: bool = False,
+        defaults: LeaseDefaults | None = None,
     ) -> Call:
         """Hand out the next messages for a time; ``seconds`` None: as the settings say.
 
@@ -206,7 +219,8 @@ class Scripts:
         """
         time = "" if seconds is None else seconds
         holder = self.node if held_by_stream else "+" if heeds_pause else "-"
-        return self._call(self._lease, queue, count, max_bytes, time, token, holder)
+        fallbacks = defaults or ("", "")
+        return self._call(self._lease, queue, count, max_bytes, time, token, holder, *fallbacks)
 
     def settle(self, queue: str, settlements: Iterable[Settlement]) -> Call:
         """Ack, extend, release or bury leased messages."""
@@ -259,10 +273,11 @@ class Scripts:
         number: int | None = None,
         until: str = "",
         offset: int = 0,
+        max_bytes: int = 0,
     ) -> Call:
         """List, redrive or drop dead letters: all, or one, or those that died ``until`` then."""
         only = "" if number is None else number
-        return self._call(self._dead, queue, what, count, only, until, offset)
+        return self._call(self._dead, queue, what, count, only, until, offset, max_bytes)
 
     def purge(self, queue: str) -> Call:
         """Empty the queue and end its streams."""
@@ -296,6 +311,17 @@ class Scripts:
     def stats(self, queue: str) -> Call:
         """Count what is in the queue."""
         return self._call(self._stats, queue)
+
+    def census(self, queue: str) -> Call:
+        """Count what is in the queue as a walk over all queues does."""
+        found = None if self._overrides is None else self._overrides(queue)
+        # Not kept: a walk would push out what those queues need that are in use.
+        head = self._heads.get(queue)
+        if head is None or head.overrides is not found:
+            head = self._new_head(queue, found)
+        clock = "" if self.clock_seconds is None else repr(self.clock_seconds)
+        own = (head.taken, clock, NODE_CHANNEL, queue, head.settings)
+        return Call(self._census, (*head.keys, *own))
 
     def join(
         self, queue: str, consumers: int, lifetime_seconds: float, position: int | None

@@ -7,16 +7,18 @@ callbacks, so that a consumer costs no task.
 
 import asyncio
 import functools
+import itertools
 import logging
+import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-import msgspec
-
+from restmq.broker.held import Held, slot_of
 from restmq.broker.holders import Binding, Delivery
 from restmq.broker.message import LeasedMessage
-from restmq.broker.scripts import Reply, Settlement
+from restmq.broker.owed import Owed
+from restmq.broker.scripts import LeaseDefaults, Reply, Settlement
 from restmq.broker.store import Store
 from restmq.errors import RestMQError, Unavailable
 
@@ -26,36 +28,54 @@ MAX_LEASED_PER_CALL = 1000
 MIN_BREADTH, MAX_BREADTH = 8, 256
 """For how many holders one call leases: few where messages are rare, more as they are not."""
 
-SETTINGS_SECONDS = 30.0
-"""How long a source believes what it read of the queue's settings."""
+RENEWED_AFTER = (1 / 4, 1 / 3)
+"""When a lease that is kept up is renewed, as parts of its time: at random between these, so that
+what was leased together need not be renewed together for ever."""
+
+MAX_RENEWED = 500
+"""Renewals of one queue that are under way at a time; the others stay due."""
+
+RENEW_AGAIN_SECONDS = 5.0
+"""When to try again what Redis did not answer."""
 
 _RETRY_SECONDS = 0.25
 _RECHECK_SECONDS = 1.0
 """A reply that held less than was asked for may have been cut short by its bytes."""
+_LOOK_SECONDS = 1.0
+"""A purge is noticed within this time, though its wake-up looks like that of a message."""
 
-_decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
+class Terms(NamedTuple):
+    """On what terms a source leases."""
 
-class Defaults(NamedTuple):
+    defaults: LeaseDefaults
     """What counts where a queue's own settings, or those of patterns, do not say."""
-
-    overrides_of: Callable[[str], Mapping[str, Any]]
-    """What patterns say."""
-    lease_seconds: float
-    max_attempts: int
+    is_renewing: bool
+    """Whether leases that last as long as the defaults say are renewed while they are held."""
 
 
 class Source:
     """One queue, and who on this node has a binding to it."""
 
-    def __init__(self, defaults: Defaults, store: Store, queue: str) -> None:
-        self._defaults = defaults
+    def __init__(self, terms: Terms, store: Store, queue: str, owed: Owed) -> None:
+        self._terms = terms
         self._loop = asyncio.get_running_loop()
         self.store = store
         self.queue = queue
         self.bindings: dict[Binding, None] = {}
         self.joining = 0
-        self.held: dict[Delivery, None] = {}
+        self.held = Held()
+        """What holders have."""
+        self._owed = owed
+        self._renewing = 0
+        """How many renewals are under way."""
+        self._epoch: int | None = None
+        """How often the queue had been purged when Redis was last asked."""
+        self._was_called = False
+        """Whether something happened in Redis, maybe a purge, since that was last looked at."""
+        self._next_look = 0.0
+        self._is_unsure = False
+        """Whether word of settlements may have been lost, and Redis has not been asked yet."""
         self._waiting: deque[Binding] = deque()
         """Bindings that had room when they were last looked at, who waits longest first."""
         self._is_dry = False
@@ -64,9 +84,6 @@ class Source:
         self._is_scheduled = False
         self._recheck: asyncio.TimerHandle | None = None
         self._breadth = MIN_BREADTH
-        self._lease_seconds: float | None = None
-        self._max_attempts: int | None = None
-        self._settings_until = 0.0
 
     def wake(self) -> None:
         """Look at the queue: it may have something."""
@@ -74,39 +91,37 @@ class Source:
         self._is_dry = False
         self._schedule()
 
+    def call(self) -> None:
+        """Look at the queue: something happened in Redis, be it a message or a purge."""
+        self._was_called = True
+        self.wake()
+
     def offer(self, binding: Binding) -> None:
         """Have a binding wait its turn for messages."""
         self._waiting.append(binding)
         if not self._is_dry:
             self._schedule()
 
+    def expect(self) -> None:
+        """Have those without room wait their turn, for there is something.
+
+        A wake-up will say so too, but perhaps later than room is made. To who has no other queue
+        it is all the same.
+        """
+        first = itertools.islice(self._waiting, MIN_BREADTH)
+        full = [
+            binding
+            for binding in first
+            if binding.holder.binding_count > 1 and binding.is_open and binding.room <= 0
+        ]
+        for binding in full:
+            self._waiting.remove(binding)
+            binding.wait_for_turn()
+
     def close(self) -> None:
         """Let go of what is scheduled."""
         if self._recheck is not None:
             self._recheck.cancel()
-
-    async def read_settings(self) -> None:
-        """Find out what the queue's own settings leave to the defaults of subscriptions."""
-        reply = await self.store.committer.submit(self.store.scripts.show_settings(self.queue))
-        self._take_settings(reply)
-
-    def _take_settings(self, reply: Any) -> None:
-        own: dict[str, Any] = _decode(reply[2]) if reply[2] else {}
-        defaults = self._defaults
-        said = {**defaults.overrides_of(self.queue), **own}
-        self._lease_seconds = None if "lease_seconds" in said else defaults.lease_seconds
-        self._max_attempts = None if "max_attempts" in said else defaults.max_attempts
-        self._settings_until = self._loop.time() + SETTINGS_SECONDS
-
-    def _refresh_settings(self) -> None:
-        self._settings_until = self._loop.time() + SETTINGS_SECONDS
-
-        def take(future: asyncio.Future[Reply]) -> None:
-            if not future.cancelled() and future.exception() is None:
-                self._take_settings(future.result())
-
-        call = self.store.scripts.show_settings(self.queue)
-        self.store.committer.submit(call, is_admitted=True).add_done_callback(take)
 
     def _schedule(self) -> None:
         if not self._is_scheduled and self._waiting:
@@ -121,10 +136,10 @@ class Source:
         asked, total = self._reserve()
         if not asked:
             return
-        if self._loop.time() >= self._settings_until:
-            self._refresh_settings()
         try:
-            future = self.store.queues.lease(self.queue, total, self._lease_seconds, True)
+            future = self.store.queues.lease(
+                self.queue, total, None, held_by_stream=True, defaults=self._terms.defaults
+            )
         except RestMQError as error:
             self._give_up(asked, error)
             return
@@ -157,6 +172,9 @@ class Source:
             self._waiting.appendleft(binding)
         self._is_dry = True
         self._check_again(_RETRY_SECONDS)
+        # What other queues have may use the room meanwhile.
+        for binding, _ in asked:
+            binding.holder.take_turns()
 
     def _check_again(self, seconds: float) -> None:
         if self._recheck is not None:
@@ -189,32 +207,25 @@ class Source:
         self, asked: list[tuple[Binding, int]], messages: Sequence[LeasedMessage]
     ) -> None:
         """Give each its share, one message at a time in turn."""
-        shares: dict[Binding, list[Delivery]] = {}
+        shares: dict[Binding, list[LeasedMessage]] = {}
         able = deque((b, room) for b, room in asked if b.is_open and b.holder.is_able)
-        now = self._loop.time()
         left: list[LeasedMessage] = []
         for message in messages:
-            if self._max_attempts and message.attempt > self._max_attempts:
-                self._bury_worn(message)
-            elif not able:
+            if not able:
                 left.append(message)
             else:
                 binding, room = able.popleft()
-                delivery = Delivery(binding, message, now + message.lease_seconds)
-                shares.setdefault(binding, []).append(delivery)
+                shares.setdefault(binding, []).append(message)
                 if room > 1:
                     able.append((binding, room - 1))
         self.store.queues.release_unseen(self.queue, left)
         unserved = []
+        held = self._hold(shares)
         for binding, room in asked:
-            share = shares.get(binding)
+            share = held.get(binding)
             binding.count((len(share) if share else 0) - room)
             if share:
-                self.held.update(dict.fromkeys(share))
-                holder = binding.holder
-                holder.deliver(binding, share)
-                holder.served_count += 1
-                binding.served = holder.served_count
+                self._deliver(binding, share)
                 binding.wait_for_turn()
             elif binding.is_open:
                 unserved.append(binding)
@@ -222,42 +233,140 @@ class Source:
         for binding, _ in asked:
             binding.holder.take_turns()
 
-    def _bury_worn(self, message: LeasedMessage) -> None:
-        reason = f"it was delivered {message.attempt - 1} times"
-        settlement = Settlement("dead", message.number, message.token, reason)
-        self._settle(settlement).add_done_callback(_note_failure)
+    def _hold(
+        self, shares: Mapping[Binding, Sequence[LeasedMessage]]
+    ) -> dict[Binding, list[Delivery]]:
+        """Note who holds what; all of it was leased together, for the same time."""
+        held: dict[Binding, list[Delivery]] = {}
+        slot = 0
+        for binding, messages in shares.items():
+            if not slot:
+                now, seconds = self._loop.time(), messages[0].lease_seconds
+                deadline = now + seconds
+                renews = self._terms.is_renewing and messages[0].is_by_default
+                slot = slot_of(now + _renewed_after(seconds) if renews else deadline)
+            deliveries = held[binding] = [Delivery(binding, each, deadline) for each in messages]
+            for delivery in deliveries:
+                replaced = self.held.add(delivery, slot)
+                if replaced is not None:  # Redis had taken that back already
+                    self._take_from_holder(replaced)
+        return held
 
-    def _settle(self, settlement: Settlement) -> asyncio.Future[Reply]:
+    def _deliver(self, binding: Binding, share: Sequence[Delivery]) -> None:
+        holder = binding.holder
+        holder.served_count += 1
+        binding.served = holder.served_count
+        try:
+            holder.deliver(binding, share)
+        except Exception:
+            # Counted as attempts, so that what nobody can be given is not tried for ever.
+            logger.exception("messages of %r could not be handed out; they go back", self.queue)
+            for delivery in share:
+                if self.held.remove(delivery):
+                    self.settle_surely(delivery, "release")
+                    self._take_from_holder(delivery)
+
+    def settle(self, delivery: Delivery, verb: str) -> asyncio.Future[Reply]:
+        """Begin to settle a delivery, as settle.lua has the verb."""
+        settlement = _settlement(delivery, verb)
         return self.store.queues.settle(self.queue, settlement, is_admitted=True)
+
+    def settle_surely(self, delivery: Delivery, verb: str) -> asyncio.Future[Reply]:
+        """Settle a delivery, and if Redis is lost on the way do so again when it is back."""
+        return self._owed.settle(self.queue, _settlement(delivery, verb))
 
     def let_go(self, delivery: Delivery) -> bool:
         """Note that a delivery is held no more; returns whether it was."""
-        if self.held.pop(delivery, delivery) is delivery:
+        if not self.held.remove(delivery):
             return False
         delivery.binding.count(-1)
         return True
 
-    def settle(self, delivery: Delivery, verb: str, reason: str = "") -> asyncio.Future[Reply]:
-        """Begin to settle a delivery, which after too many attempts ends among the dead."""
-        message = delivery.message
-        worn = self._max_attempts and message.attempt >= self._max_attempts
-        if worn and verb != "ack":
-            verb = "dead"
-        argument = reason if verb == "dead" else ""
-        return self._settle(Settlement(verb, message.number, message.token, argument))
+    def withdraw(self, number: int, token: str) -> None:
+        """Take a delivery from its holder: the message is somebody else's, or no more."""
+        delivery = self.held.find(number, token)
+        if delivery is not None and self.held.remove(delivery):
+            self._take_from_holder(delivery)
 
-    def expire_overdue(self, now: float) -> None:
-        """Count leases that ran out as held no more; Redis has taken the messages back."""
-        while self.held:
-            delivery = next(iter(self.held))
-            if delivery.deadline > now:
+    def _take_from_holder(self, delivery: Delivery) -> None:
+        delivery.binding.count(-1)
+        delivery.binding.holder.expire(delivery)
+        delivery.binding.holder.take_turns()
+
+    def look_after_held(self, now: float) -> None:
+        """Renew leases that are kept up, and withdraw what Redis has taken back by itself."""
+        for delivery in self.held.due(now):
+            if delivery.deadline <= now:
+                self.withdraw(delivery.message.number, delivery.message.token)
+            elif self._renewing < MAX_RENEWED:
+                self._renew(delivery, now)
+            else:
                 return
-            self.let_go(delivery)
-            delivery.binding.holder.expire(delivery)
-            delivery.binding.holder.take_turns()
+
+    def _renew(self, delivery: Delivery, now: float) -> None:
+        message = delivery.message
+        seconds = message.lease_seconds
+        self._renewing += 1
+        self.held.move(delivery, slot_of(min(now + RENEW_AGAIN_SECONDS, delivery.deadline)))
+
+        def note(future: asyncio.Future[Reply]) -> None:
+            self._renewing -= 1
+            if future.cancelled() or future.exception() is not None:
+                return  # tried again, while there is time
+            if future.result():
+                delivery.deadline = now + seconds
+                self.held.move(delivery, slot_of(now + _renewed_after(seconds)))
+            else:
+                self.withdraw(message.number, message.token)
+            if not self._renewing:
+                self.look_after_held(self._loop.time())
+
+        renewed = self.store.queues.renew(self.queue, message.number, message.token, seconds)
+        renewed.add_done_callback(note)
+
+    def wants_look(self, now: float) -> bool:
+        """Return whether to ask for the epoch, which is not as often as messages come."""
+        if not (self._was_called and self.held) or now < self._next_look:
+            return False
+        self._was_called = False
+        self._next_look = now + _LOOK_SECONDS
+        return True
+
+    def note_epoch(self, epoch: int) -> None:
+        """Take note of how often the queue was purged: if that has changed, leases may be gone."""
+        before, self._epoch = self._epoch, epoch
+        if before is not None and epoch != before:
+            self.doubt()
+
+    def doubt(self) -> None:
+        """Ask which leases run still: word of settlements may have been missed."""
+        self._is_unsure = True
+        self.resolve_doubt()
+
+    def resolve_doubt(self) -> None:
+        """Ask, unless that was answered."""
+        if not self._is_unsure:
+            return
+        self._is_unsure = False
+        held = self.held.names()
+        for first in range(0, len(held), MAX_LEASED_PER_CALL):
+            part = held[first : first + MAX_LEASED_PER_CALL]
+            asked = self.store.queues.still_leased(self.queue, part)
+            asked.add_done_callback(functools.partial(self._note_checked, part))
+
+    def _note_checked(self, held: list[tuple[int, str]], asked: asyncio.Future[Reply]) -> None:
+        if asked.cancelled() or asked.exception() is not None:
+            self._is_unsure = True
+            return
+        for (number, token), is_leased in zip(held, asked.result(), strict=True):
+            if not is_leased:
+                self.withdraw(number, token)
 
 
-def _note_failure(future: asyncio.Future[Reply]) -> None:
-    """Take note of a failure: the lease runs out by itself."""
-    if not future.cancelled():
-        future.exception()
+def _renewed_after(lease_seconds: float) -> float:
+    """Return after how many seconds a lease is renewed."""
+    return lease_seconds * random.uniform(*RENEWED_AFTER)  # noqa: S311 - nothing secret
+
+
+def _settlement(delivery: Delivery, verb: str) -> Settlement:
+    return Settlement(verb, delivery.message.number, delivery.message.token)

@@ -35,6 +35,10 @@ class QueueStats(NamedTuple):
     """Messages that came, a second, lately."""
     rate_out: float = 0.0
     """Messages that were taken, acked or sent, a second, lately."""
+    expired_leases: int = 0
+    """Leases that ran out, since the queue was made."""
+    died: int = 0
+    """Messages that became dead letters, since the queue was made."""
 
 
 class MessageState(NamedTuple):
@@ -53,7 +57,8 @@ class MessageState(NamedTuple):
 
 def read_stats(queue: str, reply: Sequence[Any]) -> QueueStats:
     """Read the reply of stats.lua."""
-    ready, status, policy, consumers, delayed, leased, dead, oldest, rate_in, rate_out = reply
+    ready, status, policy, consumers, delayed, leased, dead, oldest, *rest = reply
+    rate_in, rate_out, expired_leases, died = rest
     return QueueStats(
         name=queue,
         length=ready,
@@ -66,6 +71,8 @@ def read_stats(queue: str, reply: Sequence[Any]) -> QueueStats:
         oldest_age_seconds=float(oldest) if oldest else None,
         rate_in=float(rate_in),
         rate_out=float(rate_out),
+        expired_leases=expired_leases,
+        died=died,
     )
 
 

@@ -7,7 +7,7 @@ which queue lives where is ``broker.py``'s business.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from restmq.broker.backend import open_backend
 from restmq.broker.commit import Committer
@@ -30,6 +30,19 @@ CONNECT_PATIENCE_SECONDS = 2.0
 """How long opening waits for Redis, which need not be there yet."""
 
 Overrides = Callable[[str], Mapping[str, Any]]
+
+
+class LeaseKeeper(Protocol):
+    """What holds leased messages for consumers of this node."""
+
+    def note_over(self, queue: str, deliveries: Sequence[tuple[int, str]]) -> None:
+        """Take note that deliveries, by number and token, are over, be it settled here or not."""
+
+    def look_anew(self) -> None:
+        """Ask what is still held here, because word of settlements may have been missed."""
+
+    def catch_up(self) -> None:
+        """Say and ask again what did not get through to Redis."""
 
 
 class Store:
@@ -56,8 +69,9 @@ class Store:
         )
         self.listeners = Listeners(self.committer, self.scripts, self.schedule)
         self.leased = LeasedStreams(self.queues, self.listeners, self.keep_alive)
-        self.queues.on_over = self.leased.settled
-        self.listeners.on_contact = self.leased.catch_up
+        self.keepers: list[LeaseKeeper] = [self.leased]
+        self.queues.on_over = self._tell_over
+        self.listeners.on_contact = self._catch_up
         self.schedule.on_due(QUEUE, self._visit)
         channel = NODE_CHANNEL + node
         handlers = {
@@ -125,7 +139,15 @@ class Store:
 
     def _note_settled(self, payload: str) -> None:
         number, token, queue = payload.split(":", 2)
-        self.leased.settled(queue, int(number), token)
+        self._tell_over(queue, [(int(number), token)])
+
+    def _tell_over(self, queue: str, deliveries: Sequence[tuple[int, str]]) -> None:
+        for keeper in self.keepers:
+            keeper.note_over(queue, deliveries)
+
+    def _catch_up(self) -> None:
+        for keeper in self.keepers:
+            keeper.catch_up()
 
     def _look_at_all(self) -> None:
         """Look at everything, because wake-ups may have been missed."""
@@ -133,7 +155,8 @@ class Store:
             self.on_reconnect()
         # Before anything is visited, or this node might count as dead: it could not call.
         self.listeners.announce_all()
-        self.leased.look_anew()
+        for keeper in self.keepers:
+            keeper.look_anew()
         self.schedule.look_anew()
         self.dispatcher.wake_all()
         self.listeners.wake_all()

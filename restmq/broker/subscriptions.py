@@ -1,7 +1,8 @@
 """Subscriptions: holders and the queues that they are bound to, on this node.
 
 What a holder has goes back when it leaves; when this node dies, the others give it back
-(``lua/leases.lua``). So leases are of the kind of leased streams.
+(``lua/leases.lua``). So leases are of the kind of leased streams. Whoever settles or deletes a
+message that a holder has, over whatever endpoint and node, makes room in that holder.
 """
 
 import asyncio
@@ -10,13 +11,18 @@ from collections.abc import Sequence
 from typing import cast
 
 from restmq.broker.holders import Binding, Delivery, Holder
-from restmq.broker.limits import MAX_LEASE_SECONDS
-from restmq.broker.scripts import Reply
-from restmq.broker.sources import Defaults, Source
+from restmq.broker.scripts import LeaseDefaults, Reply
+from restmq.broker.sources import Source, Terms
+from restmq.broker.store import Store
+from restmq.broker.store_sources import StoreSources
 from restmq.broker.stores import Stores
 from restmq.errors import RestMQError
 
 logger = logging.getLogger(__name__)
+
+RENEWED_LEASE_SECONDS = 60.0
+"""How long a lease lasts that is renewed while its message is held: what gets lost on the way,
+between Redis and the holder, is back in its queue after so long."""
 
 _SWEEP_SECONDS = 0.5
 
@@ -24,14 +30,15 @@ _SWEEP_SECONDS = 0.5
 class Subscriptions:
     """All bindings of this node.
 
-    ``lease_seconds`` and ``max_attempts`` are for queues whose own settings do not say.
+    ``lease_seconds`` and ``max_attempts`` are for queues whose own settings do not say; a
+    ``lease_seconds`` of 0 lets leases last for as long as a holder has the message.
     """
 
     def __init__(self, stores: Stores, lease_seconds: float, max_attempts: int) -> None:
         self._stores = stores
-        seconds = min(lease_seconds, MAX_LEASE_SECONDS)
-        self._defaults = Defaults(stores.overrides_of, seconds, max_attempts)
-        self._sources: dict[str, Source] = {}
+        defaults = LeaseDefaults(lease_seconds or RENEWED_LEASE_SECONDS, max_attempts)
+        self._terms = Terms(defaults, is_renewing=not lease_seconds)
+        self._places: dict[Store, StoreSources] = {}
         self._loop = asyncio.get_running_loop()
         self._sweep: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -42,14 +49,17 @@ class Subscriptions:
         """Wait until Redis knows who has left."""
         if self._sweep is not None:
             self._sweep.cancel()
-        for source in self._sources.values():
+        for source in self._sources():
             source.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
     def binding_count(self) -> int:
         """Return how many bindings there are on this node."""
-        return sum(len(source.bindings) for source in self._sources.values())
+        return sum(len(source.bindings) for source in self._sources())
+
+    def _sources(self) -> list[Source]:
+        return [source for place in self._places.values() for source in place.sources.values()]
 
     async def bind(
         self, queue: str, holder: Holder, prefetch: int, *, is_counted: bool, owner: object
@@ -59,19 +69,20 @@ class Subscriptions:
         Raises ``InvalidInput`` for a bad name, ``Unavailable`` when Redis does not answer.
         """
         store = await self._stores.find(queue)
-        source = self._sources.get(queue)
-        if source is None or source.store is not store:
-            source = self._sources[queue] = Source(self._defaults, store, queue)
+        place = self._places.get(store)
+        if place is None:
+            place = self._places[store] = StoreSources(self._terms, store)
+        source = place.open(queue)
         source.joining += 1
         try:
-            await asyncio.gather(self._listen(source), source.read_settings())
+            await self._listen(source)
             binding = Binding(source, holder, prefetch, is_counted, owner)
             source.bindings[binding] = None
         finally:
             source.joining -= 1
             self._drop_if_empty(source)
         if self._sweep is None:
-            self._sweep = self._loop.call_later(_SWEEP_SECONDS, self._expire_overdue)
+            self._sweep = self._loop.call_later(_SWEEP_SECONDS, self._look_after_held)
         source.offer(binding)
         source.wake()
         return binding
@@ -82,12 +93,10 @@ class Subscriptions:
         The futures are done when it is there.
         """
         source = _source(binding)
-        binding.is_open = False
+        binding.close()
         source.bindings.pop(binding, None)
         outcomes = [
-            source.settle(delivery, "leave", "its consumer disconnected")
-            for delivery in held
-            if source.let_go(delivery)
+            source.settle_surely(delivery, "leave") for delivery in held if source.let_go(delivery)
         ]
         self._drop_if_empty(source)
         self._tell_later(source)
@@ -101,10 +110,17 @@ class Subscriptions:
         delivery.binding.holder.take_turns()
         return outcome
 
+    def ack_surely(self, delivery: Delivery) -> None:
+        """Settle a delivery that nobody asks about, also when Redis is lost on the way."""
+        source = _source(delivery.binding)
+        source.let_go(delivery)
+        source.settle_surely(delivery, "ack")
+        delivery.binding.holder.take_turns()
+
     def nack(self, delivery: Delivery) -> asyncio.Future[Reply]:
         """Give a message back to the head of its queue, or to the dead after too many attempts."""
         source = _source(delivery.binding)
-        outcome = source.settle(delivery, "release", "it was refused")
+        outcome = source.settle_surely(delivery, "release")
 
         def free(_: asyncio.Future[Reply]) -> None:
             # Not before it is back, so that it comes before those behind it.
@@ -115,27 +131,31 @@ class Subscriptions:
         outcome.add_done_callback(free)
         return outcome
 
-    def _expire_overdue(self) -> None:
+    def _look_after_held(self) -> None:
         self._sweep = None
         now = self._loop.time()
-        for source in list(self._sources.values()):
-            source.expire_overdue(now)
-        if self._sources:
-            self._sweep = self._loop.call_later(_SWEEP_SECONDS, self._expire_overdue)
+        sources = self._sources()
+        for source in sources:
+            source.look_after_held(now)
+            if source.wants_look(now):
+                self._tell_later(source)
+        if sources:
+            self._sweep = self._loop.call_later(_SWEEP_SECONDS, self._look_after_held)
 
     async def _listen(self, source: Source) -> None:
         consumers = len(source.bindings) + source.joining
-        await source.store.listeners.listen(source.queue, source, source.wake, consumers)
+        listen = source.store.listeners.listen
+        source.note_epoch(await listen(source.queue, source, source.call, consumers))
 
     def _drop_if_empty(self, source: Source) -> None:
         if not (source.bindings or source.joining):
-            if self._sources.get(source.queue) is source:
-                del self._sources[source.queue]
-            source.close()
-            source.store.listeners.forget(source.queue, source)
+            self._places[source.store].drop(source)
 
     def _tell_later(self, source: Source) -> None:
-        """Tell Redis how many consumers are left; once for all that leave meanwhile."""
+        """Tell Redis how many consumers are left, and hear whether the queue was purged.
+
+        Once for all that ask for it meanwhile.
+        """
         self._stale.add(source)
         if source not in self._telling:
             self._telling.add(source)

@@ -17,7 +17,7 @@ HEART_BEAT: Final = b"\n"
 """What an idle side sends."""
 
 MESSAGE_HEADERS: Final = frozenset(
-    {"destination", "subscription", "message-id", "ack", "redelivered"}
+    {"destination", "subscription", "message-id", "ack", "redelivered", "delivery-attempt"}
     | {"content-length", "content-type", "receipt", "transaction"}
 )
 """What the server says of a message, or its sender told only the server: no user headers."""
@@ -121,18 +121,19 @@ def encode_message_content(
     version: Version,
     *,
     content_type: str | None = None,
-    is_redelivered: bool = False,
+    attempt: int = 1,
 ) -> bytes:
     """Write all of a MESSAGE that is the same for every consumer of a version.
 
-    ``headers`` are the user's; those of MESSAGE_HEADERS among them are left out.
+    ``headers`` are the user's; those of MESSAGE_HEADERS among them are left out. ``attempt``: how
+    many times it was delivered, this time included; from the second on the frame says so.
     """
     if not MESSAGE_HEADERS.isdisjoint(headers):
         headers = {name: value for name, value in headers.items() if name not in MESSAGE_HEADERS}
     if content_type is not None:
         headers = {"content-type": content_type, **headers}
     return b"%bcontent-length:%d\n%b\n%b\0" % (
-        b"redelivered:true\n" if is_redelivered else b"",
+        b"redelivered:true\ndelivery-attempt:%d\n" % attempt if attempt > 1 else b"",
         len(body),
         encode_headers(headers, version) if headers else b"",
         body,

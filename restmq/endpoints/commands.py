@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from restmq.access import Section
+from restmq.api_keys import Permission
 from restmq.broker.broker import Broker
 from restmq.broker.keys import check_queue_name, message_key, message_number
 from restmq.broker.limits import (
@@ -24,6 +25,7 @@ from restmq.broker.limits import (
 )
 from restmq.broker.message import MAX_PRIORITY, Message
 from restmq.broker.publishing import PublishOptions
+from restmq.broker.receipts import read_receipt
 from restmq.endpoints.delivery import (
     MAX_COUNT,
     Fields,
@@ -32,6 +34,7 @@ from restmq.endpoints.delivery import (
     list_fields,
     release,
 )
+from restmq.endpoints.key_needs import check_key
 from restmq.endpoints.router import Route
 from restmq.endpoints.web import (
     JSON,
@@ -74,6 +77,10 @@ class Command(NamedTuple):
     perform: Perform
     is_consuming: bool
     """Whether it takes the section of consumers, beside that of producers for the route."""
+    permission: Permission
+    """What an API key must allow on the queue."""
+    is_by_receipt: bool = False
+    """Whether a receipt names the queue."""
 
 
 class CommandEndpoint:
@@ -83,16 +90,17 @@ class CommandEndpoint:
         self._broker = broker
         self._check_access = check_access
         self._commands: Mapping[str, Command] = {
-            "add": Command(self._add, is_consuming=False),
-            "get": Command(self._get, is_consuming=True),
-            "take": Command(self._take, is_consuming=True),
-            "del": Command(self._delete, is_consuming=False),
-            "lease": Command(self._lease, is_consuming=True),
-            "ack": Command(self._ack, is_consuming=True),
-            "nack": Command(self._nack, is_consuming=True),
-            "extend": Command(self._extend, is_consuming=True),
-            "peek": Command(self._peek, is_consuming=True),
-            "len": Command(self._length, is_consuming=True),
+            "add": Command(self._add, False, Permission.PUBLISH),
+            # A look that is counted, and the end of what was looked at: the classic consumer.
+            "get": Command(self._get, True, Permission.CONSUME),
+            "take": Command(self._take, True, Permission.CONSUME),
+            "del": Command(self._delete, False, Permission.CONSUME),
+            "lease": Command(self._lease, True, Permission.CONSUME),
+            "ack": Command(self._ack, True, Permission.CONSUME, is_by_receipt=True),
+            "nack": Command(self._nack, True, Permission.CONSUME, is_by_receipt=True),
+            "extend": Command(self._extend, True, Permission.CONSUME, is_by_receipt=True),
+            "peek": Command(self._peek, True, Permission.VIEW),
+            "len": Command(self._length, True, Permission.VIEW),
         }
 
     def routes(self) -> list[Route]:
@@ -119,7 +127,7 @@ class CommandEndpoint:
                 reply = await self._perform_all(request, parsed, rest, undo)
             else:
                 self._admit(request, [parsed])
-                reply = json_reply(await self._perform(parsed, rest, undo))
+                reply = json_reply(await self._perform(request, parsed, rest, undo))
         except asyncio.CancelledError:
             _give_back(undo)
             raise
@@ -145,7 +153,7 @@ class CommandEndpoint:
             try:
                 if size_bytes > MAX_ANSWER_BYTES:
                     raise TooLarge("the answer is too long for this command; send it again")
-                answer = await self._perform(item, rest, undo)
+                answer = await self._perform(request, item, rest, undo)
             except Unavailable as error:
                 if not answers:  # nothing was done, and more would be no use
                     raise
@@ -156,8 +164,11 @@ class CommandEndpoint:
             size_bytes += len(answers[-1])
         return Reply(b"[%b]" % b",".join(answers), content_type=JSON)
 
-    async def _perform(self, item: object, rest: str, undo: list[Undo]) -> Fields:
-        """Carry out one command, and answer the expected errors."""
+    async def _perform(self, request: Request, item: object, rest: str, undo: list[Undo]) -> Fields:
+        """Carry out one command, and answer the expected errors.
+
+        Raises Forbidden if the client's API key does not allow it.
+        """
         if not isinstance(item, dict):
             raise InvalidInput("a command must be a JSON object")
         if rest:
@@ -169,6 +180,11 @@ class CommandEndpoint:
         if command is None:
             return UNKNOWN_COMMAND
         try:
+            if request.key is not None:
+                queue = (
+                    read_receipt(_receipt(item)).queue if command.is_by_receipt else _queue(item)
+                )
+                check_key(request, command.permission, queue)
             return await command.perform(item, undo)
         except MissingFieldError as missing:
             return {"error": f"'{missing}'"}

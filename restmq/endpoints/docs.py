@@ -18,7 +18,7 @@ from markdown_it.token import Token
 
 from restmq import __version__
 from restmq.endpoints.router import Route
-from restmq.endpoints.web import HTML, Reply, Request
+from restmq.endpoints.web import HTML, Reply, Request, has_tag, unchanged_reply
 from restmq.errors import NotFound
 
 MARKDOWN = "text/markdown; charset=utf-8"
@@ -40,8 +40,9 @@ class Link(NamedTuple):
 
 class _Page(NamedTuple):
     source: bytes
+    source_tag: str
     html: bytes
-    tag: str
+    html_tag: str
 
 
 class DocsEndpoint:
@@ -73,12 +74,15 @@ class DocsEndpoint:
             ("X-Content-Type-Options", "nosniff"),
         ]
         # HTML only for those who name it, as browsers do: a terminal says */*.
-        if "text/html" not in request.headers.get("Accept", ""):
-            return Reply(page.source, content_type=MARKDOWN, headers=headers)
-        headers += [("Content-Security-Policy", _PAGE_POLICY), ("ETag", page.tag)]
-        if request.headers.get("If-None-Match") == page.tag:
-            return Reply(status=304, headers=headers)
-        return Reply(page.html, content_type=HTML, headers=headers)
+        if "text/html" in request.headers.get("Accept", ""):
+            body, tag, content_type = page.html, page.html_tag, HTML
+            headers.append(("Content-Security-Policy", _PAGE_POLICY))
+        else:
+            body, tag, content_type = page.source, page.source_tag, MARKDOWN
+        headers.append(("ETag", tag))
+        if has_tag(request, tag):
+            return unchanged_reply(request, headers)
+        return Reply(body, content_type=content_type, headers=headers)
 
 
 def _read_pages() -> dict[str, _Page]:
@@ -106,9 +110,12 @@ def _read_pages() -> dict[str, _Page]:
             current=name,
             version=__version__,
         ).encode()
-        tag = hashlib.sha256(html).hexdigest()[:16]
-        pages[name] = _Page(sources[name], html, f'"{tag}"')
+        pages[name] = _Page(sources[name], _tag_of(sources[name]), html, _tag_of(html))
     return pages
+
+
+def _tag_of(content: bytes) -> str:
+    return f'"{hashlib.sha256(content).hexdigest()[:16]}"'
 
 
 def _links_between_pages(tokens: Sequence[Token]) -> list[Link]:

@@ -15,6 +15,8 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
+from restmq.access_log import CLIENT_LEFT, AccessLog, CountingTransport
+from restmq.endpoints.peers import TrustedProxies
 from restmq.endpoints.router import Pending, Router
 from restmq.endpoints.web import Reply, Request, wait_for_reader
 from restmq.settings import Settings
@@ -35,6 +37,14 @@ class _Begun(NamedTuple):
     """What the task waits for meanwhile."""
 
 
+class _Logged(NamedTuple):
+    """A request under way of which the access log will tell."""
+
+    request: Request
+    peer: str
+    began: float
+
+
 class HttpConnection(RequestHandler):
     """One connection: serves its requests one after the other.
 
@@ -42,7 +52,7 @@ class HttpConnection(RequestHandler):
     loop, and so is whatever follows it on that connection.
     """
 
-    __slots__ = ("_begun", "_server")
+    __slots__ = ("_begun", "_counted", "_id", "_logged", "_server", "_tried", "_unread_timer")
 
     def __init__(self, server: "HttpServer", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -54,6 +64,52 @@ class HttpConnection(RequestHandler):
         )
         self._server = server
         self._begun: _Begun | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+        """Cuts the client off, unless it reads the reply that was written last."""
+        self._id = ""
+        self._counted: CountingTransport | None = None
+        """The transport, if there is an access log."""
+        self._logged: _Logged | None = None
+        self._tried: RawRequestMessage | None = None
+        """What could not be begun, but was counted against the limit of the client."""
+
+    @property
+    def connection_id(self) -> str:
+        """Return what the log calls this connection."""
+        if not self._id:
+            self._id = self._server.access_log.new_connection_id()
+        return self._id
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to serve."""
+        if self._server.access_log.is_on:
+            self._counted = CountingTransport(cast(asyncio.Transport, transport))
+            transport = cast(asyncio.BaseTransport, self._counted)
+        super().connection_made(transport)
+
+    def _note_begin(self, request: Request) -> None:
+        """Take note of a request, of which the access log will tell when it is over."""
+        if self._counted is not None:
+            self._counted.begin_reply()
+            peer = self._server.peer_address(request)
+            self._logged = _Logged(request, peer, time.monotonic())
+
+    def _note_end(self) -> None:
+        """Write the line of the request that was noted last."""
+        logged, self._logged = self._logged, None
+        if logged is None or self._counted is None:
+            return
+        request = logged.request
+        self._server.access_log.note_request(
+            self.connection_id,
+            logged.peer,
+            request.method,
+            request.raw_path,
+            self._counted.status or CLIENT_LEFT,
+            self._counted.sent_bytes,
+            time.monotonic() - logged.began,
+            None if request.key is None else request.key.id,
+        )
 
     def data_received(self, data: bytes) -> None:
         """Take what has come; a request that is one quick operation begins at once.
@@ -91,7 +147,10 @@ class HttpConnection(RequestHandler):
         request = self._server.new_request(message, payload, self, task)
         pending = self._server.begin(request)
         if pending is None:
+            self._tried = message if request.is_counted else None
             return False
+        if self._counted is not None:
+            self._note_begin(request)
         self._messages.popleft()
         self._make_room()
         self._begun = _Begun(request, pending, waiter)
@@ -112,8 +171,15 @@ class HttpConnection(RequestHandler):
         transport = self.transport
         if transport is None or transport.is_closing():
             pending.abandon()
+            self._note_end()
             return
         transport.write(self._server.finish(request, pending).encode(request))
+        if self._paused:
+            # Nothing else need ever come of a client that does not read: it must not keep all this.
+            seconds = request.body_timeout_seconds
+            self._unread_timer = self._loop.call_later(seconds, transport.abort)
+        if self._logged is not None:
+            self._note_end()
         self._waiter = waiter
         if waiter.done():
             return
@@ -125,9 +191,20 @@ class HttpConnection(RequestHandler):
             self._keepalive = True
             self._watch_idleness()
 
+    def resume_writing(self) -> None:
+        """Go on, as the client has read most of what was written."""
+        super().resume_writing()
+        self._stop_unread_timer()
+
+    def _stop_unread_timer(self) -> None:
+        timer, self._unread_timer = self._unread_timer, None
+        if timer is not None:
+            timer.cancel()
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop what nobody waits for any more."""
         super().connection_lost(exc)
+        self._stop_unread_timer()
         if self._begun is not None:
             self._begun.pending.future.cancel()
 
@@ -149,6 +226,8 @@ class HttpConnection(RequestHandler):
             messages.popleft()
             self._make_room()
             request = self._server.new_request(message, payload, self, task)
+            if self._tried is not None:
+                request.is_counted, self._tried = self._tried is message, None
             try:
                 self._keepalive = await self._serve(request)
                 if not (payload.is_eof() or self._force_close):
@@ -177,6 +256,8 @@ class HttpConnection(RequestHandler):
         """Answer one request; returns whether the connection may serve another."""
         self._current_request = request
         self._request_in_progress = True
+        if self._counted is not None:
+            self._note_begin(request)
         try:
             try:
                 response = await self._server.handle(request)
@@ -192,12 +273,27 @@ class HttpConnection(RequestHandler):
                 await response.write_eof()
             return bool(response.keep_alive)
         finally:
+            if self._logged is not None:
+                self._note_end()
             self._current_request = None
             self._request_in_progress = False
             if self._handler_waiter is not None:  # the server is stopping
                 self._handler_waiter.set_result(None)
             if request._post is not None:
                 request._finish()
+
+    async def _handle_request(
+        self,
+        request: web.BaseRequest,
+        start_time: float | None,
+        request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    ) -> tuple[web.StreamResponse, bool]:
+        """Answer one request in aiohttp's own loop."""
+        self._note_begin(cast(Request, request))
+        try:
+            return await super()._handle_request(request, start_time, request_handler)
+        finally:
+            self._note_end()
 
     async def _discard(self, payload: StreamReader) -> None:
         """Read what is left of a body, so that the client gets to reading the reply."""
@@ -217,7 +313,9 @@ class HttpConnection(RequestHandler):
 class HttpServer(web.Server):
     """aiohttp's low-level server, which here also gives up on clients that send no headers."""
 
-    def __init__(self, router: Router, settings: Settings) -> None:
+    def __init__(
+        self, router: Router, settings: Settings, access_log: AccessLog | None = None
+    ) -> None:
         super().__init__(
             cast(Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], router.handle),
             request_factory=self._make_any_request,
@@ -226,6 +324,8 @@ class HttpServer(web.Server):
         self.handle = router.handle
         self.begin = router.begin
         self.finish = router.finish
+        self.access_log = access_log or AccessLog(is_on=settings.access_log)
+        self.peer_address = TrustedProxies(settings.trusted_proxies).peer_address
         self._max_body_bytes = settings.max_body_bytes
         self._body_timeout_seconds = settings.body_timeout_seconds
         self._header_timeout_seconds = settings.header_timeout_seconds

@@ -15,7 +15,7 @@ from aiohttp import HttpVersion11, web
 
 from restmq.broker.log_entry import Entry, Page
 from restmq.codecs.sse import COMMENT_PING
-from restmq.endpoints.web import Parameters, Request, wait_for_reader
+from restmq.endpoints.web import Parameters, Request, log_fields, wait_for_reader
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,8 @@ class LogStreams:
                 except ConnectionError:
                     raise
                 except Exception as error:  # the status is long sent: it can only be cut off
-                    logger.exception("the stream of %s failed", request.rel_url.raw_path)
+                    path = request.rel_url.raw_path
+                    logger.exception("the stream of %s failed", path, extra=log_fields(request))
                     raise ConnectionAbortedError("the stream failed") from error
         return response
 
@@ -167,6 +168,11 @@ class EncodeOnce:
 def wants_events(request: Request) -> bool:
     """Whether the client asks for server-sent events (a HEAD cannot)."""
     return request.method != "HEAD" and EVENT_STREAM in request.headers.get("Accept", "").lower()
+
+
+def asks_to_wait(parameters: Parameters) -> bool:
+    """Whether the client asks to be held until there is something (``wait=0`` does not)."""
+    return bool((parameters.raw(b"wait") or b"").strip(b"0"))
 
 
 def last_event_id(request: Request, parameters: Parameters) -> str | None:

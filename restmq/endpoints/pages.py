@@ -12,7 +12,7 @@ from restmq.errors import NotFound, Unavailable
 
 _PAGE_POLICY = (
     "default-src 'self'; style-src 'self'; object-src 'none'; base-uri 'none'; "
-    "form-action 'self'; frame-ancestors 'self'"
+    "form-action 'self'; frame-ancestors 'none'"
 )
 
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDictProxy
 
 from restmq.endpoints.replies import MAX_FORM_FIELDS, Request
@@ -26,7 +27,9 @@ Values = Mapping[bytes, bytes]
 _NOTHING: Values = MappingProxyType({})
 
 _STARTS = frozenset(b"xXiI")
-"""The first bytes of X-RestMQ-... and Idempotency-Key."""
+"""The first bytes of X-RestMQ-... and Idempotency-Key, as a quick look."""
+
+_PARAMETER_HEADER = re.compile(rb"x-restmq-.|idempotency-key\Z", re.IGNORECASE | re.DOTALL)
 
 _CLASSIC = frozenset((b"queue", b"value", b"msg", b"policy", b"status", b"callback", b"body"))
 """Parameters of the classic contract, which come from query and form alone."""
@@ -162,9 +165,9 @@ def _query_values(request: Request) -> Values:
 
 
 def _parameter_headers(request: Request) -> CIMultiDictProxy[str] | None:
-    """Return the headers if one may be a parameter: few requests have any with such a start."""
+    """Return the headers if one of them is a parameter; ``X-Forwarded-For``, say, is none."""
     for name, _ in request.raw_headers:
-        if name[0] in _STARTS:
+        if name[0] in _STARTS and _PARAMETER_HEADER.match(name):
             return request.headers
     return None
 
@@ -274,7 +277,13 @@ async def _read_multipart(request: Request) -> dict[bytes, bytes]:
         raise _too_large(request.client_max_size) from None
     except TimeoutError:
         raise InvalidInput("the request body did not arrive in time") from None
-    except (ValueError, AssertionError, RuntimeError, web.RequestPayloadError) as error:
+    except (
+        ValueError,
+        AssertionError,
+        RuntimeError,
+        HttpProcessingError,
+        web.RequestPayloadError,
+    ) as error:
         raise InvalidInput(f"the multipart body cannot be read: {error}") from None
     values = {}
     for name, value in form.items():

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from restmq.access import Section
 from restmq.broker.broker import Broker
+from restmq.endpoints.key_needs import PUBLISH, check_key
 from restmq.endpoints.router import Route
 from restmq.endpoints.web import Request, json_reply, query_parameters, read_body
 from restmq.errors import InvalidInput
@@ -43,12 +44,23 @@ class QueueSettingsEndpoint:
         """
         callback = query_parameters(request).callback()
         changes = _parse(await read_body(request))
+        # Whoever has a queue copied publishes to where the copies go.
+        for target in _copy_targets(changes):
+            check_key(request, PUBLISH, target)
         return json_reply(await self._configuration.change(queue, changes), callback, end=CRLF)
 
     async def delete_settings(self, request: Request, queue: str) -> web.StreamResponse:
         """``DELETE /settings/Q``: takes back all that was set for this queue."""
         callback = query_parameters(request).callback()
         return json_reply(await self._configuration.reset(queue), callback, end=CRLF)
+
+
+def _copy_targets(changes: object) -> list[str]:
+    """Return the queues to which messages are to be copied; what else it says is for others."""
+    targets = changes.get("copies_to") if isinstance(changes, dict) else None
+    if isinstance(targets, str):
+        return [targets]
+    return [each for each in targets if isinstance(each, str)] if isinstance(targets, list) else []
 
 
 def _parse(body: bytes) -> object:

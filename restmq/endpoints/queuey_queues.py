@@ -6,7 +6,7 @@ are still the same. So a node may remember them, whatever others do to the queue
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -226,7 +226,7 @@ class QueueyQueues:
 
     async def listed(
         self, application: str, start: str, limit: int | None, *, details: bool, counted: bool
-    ) -> AsyncIterator[list[dict[str, object]]]:
+    ) -> AsyncGenerator[list[dict[str, object]]]:
         """Yield the queues of an application by name, from ``start`` on, some at a time.
 
         ``details``: their settings as well; ``counted``: and how many messages they have.

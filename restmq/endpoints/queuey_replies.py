@@ -4,13 +4,14 @@ A store out of reach is 503 with Retry-After, as everywhere in this server, wher
 has 500: the field is the same, and clients and proxies learn that it is worth asking again.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from http import HTTPStatus
 
 from aiohttp import web
 
 from restmq.access import BASIC_CHALLENGE
+from restmq.endpoints.long_reply import send_in_parts
 from restmq.endpoints.queuey_access import InvalidApplicationKey
 from restmq.endpoints.web import HTTP_STATUS, JSON, Reply, Request, encode_json
 from restmq.errors import (
@@ -19,6 +20,7 @@ from restmq.errors import (
     ForeignOrigin,
     MethodNotAllowed,
     NotFound,
+    RateLimited,
     RestMQError,
     TooLarge,
     Unavailable,
@@ -59,6 +61,8 @@ def _field_of(error: RestMQError) -> str:
     field = getattr(error, "field", None)
     if isinstance(field, str):
         return field
+    if isinstance(error, RateLimited):
+        return "rate"
     if isinstance(error, Unavailable):
         return "storage"
     if isinstance(error, AccessDenied | ForeignOrigin):
@@ -71,50 +75,34 @@ def _field_of(error: RestMQError) -> str:
 
 
 async def list_reply(
-    request: Request, name: str, parts: AsyncIterator[Sequence[object]]
+    request: Request, name: str, parts: AsyncGenerator[Sequence[object]]
 ) -> web.StreamResponse:
     """Reply with a list under ``name``, which comes in parts.
 
-    What may be refused must be found out before the first part. Once the reply is being sent, an
-    error can only cut the client off, and so does a client that does not read it in its time.
+    What may be refused must be found out before the first part; see ``send_in_parts``. ``parts``
+    is closed at the end.
     """
     start = b'{"status":"ok","%b":[' % name.encode()
     pieces, size_bytes = [start], len(start)
     is_first = True
-    async for part in parts:
-        if not part:
-            continue
-        piece = encode_json(part)[1:-1]
-        pieces.append(piece if is_first else b"," + piece)
-        size_bytes += len(piece)
-        is_first = False
-        if size_bytes > MAX_WHOLE_BYTES:
-            return await _send_long_list(request, b"".join(pieces), parts)
+    async with aclosing(parts):
+        async for part in parts:
+            if not part:
+                continue
+            piece = encode_json(part)[1:-1]
+            pieces.append(piece if is_first else b"," + piece)
+            size_bytes += len(piece)
+            is_first = False
+            if size_bytes > MAX_WHOLE_BYTES:
+                return await send_in_parts(request, _long_list(b"".join(pieces), parts), JSON)
     return Reply(b"".join((*pieces, b"]}")), content_type=JSON)
 
 
-async def _send_long_list(
-    request: Request, data: bytes, parts: AsyncIterator[Sequence[object]]
-) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": JSON})
-    response.headers.extend(request.cors)
-    await response.prepare(request)
-    if request.method == "HEAD":  # the reply's beginning is all there is to tell
-        return response
-    try:
-        await _write(request, response, data)
-        async for part in parts:
-            if part:
-                await _write(request, response, b"," + encode_json(part)[1:-1])
-        await _write(request, response, b"]}")
-        await response.write_eof()
-    except (RestMQError, TimeoutError) as error:
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionResetError("the reply could not be completed") from error
-    return response
-
-
-async def _write(request: Request, response: web.StreamResponse, data: bytes) -> None:
-    async with asyncio.timeout(request.body_timeout_seconds):
-        await response.write(data)
+async def _long_list(
+    beginning: bytes, parts: AsyncGenerator[Sequence[object]]
+) -> AsyncGenerator[bytes]:
+    yield beginning
+    async for part in parts:
+        if part:
+            yield b"," + encode_json(part)[1:-1]
+    yield b"]}"

@@ -19,6 +19,7 @@ from aiohttp.http_writer import StreamWriter
 from aiohttp.web_protocol import RequestHandler
 
 from restmq import __version__
+from restmq.api_keys import ApiKey
 
 MAX_FORM_FIELDS = 1000
 
@@ -33,10 +34,16 @@ _SERVER = f"RestMQ/{__version__}"
 class Request(web.BaseRequest):
     """A request, with what the front door knows about it."""
 
-    ATTRS = web.BaseRequest.ATTRS | {"body_timeout_seconds", "cors"}
+    ATTRS = web.BaseRequest.ATTRS | {"body_timeout_seconds", "cors", "is_counted", "key"}
 
     cors: Sequence[tuple[str, str]] = ()
     """Header lines of the answer that let a page of an allowed origin read it."""
+
+    key: ApiKey | None = None
+    """The API key that let it in, and that limits what it may do; None for no such limit."""
+
+    is_counted = False
+    """Whether it was counted against the limit of its client's address."""
 
     def __init__(
         self,

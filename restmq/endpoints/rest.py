@@ -4,7 +4,7 @@ They follow the RestMQ specification, sections 3 and 4, and that of delivery, se
 """
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import quote
 
 import msgspec
@@ -27,6 +27,14 @@ from restmq.endpoints.delivery import (
     take_options,
     value_reply,
     wants_value_alone,
+)
+from restmq.endpoints.key_needs import PUBLISH, check_key, take_permission
+from restmq.endpoints.rest_figures import (
+    classic_entry,
+    control_entry,
+    figures,
+    full_entry,
+    list_visible,
 )
 from restmq.endpoints.router import Pending, Route
 from restmq.endpoints.web import (
@@ -52,6 +60,7 @@ CRLF = b"\r\n"
 JOB_PAGE_KEYS = 10
 
 EntryMaker = Callable[[QueueStats], dict[str, object]]
+TellStomp = Callable[[Parameters, str | None], Awaitable[dict[str, object]]]
 
 _DUPLICATE = (("X-RestMQ-Duplicate", "true"),)
 
@@ -62,8 +71,9 @@ PRODUCER = (Section.PRODUCER,)
 class RestEndpoint:
     """Queues as REST resources."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, tell_stomp: TellStomp) -> None:
         self._broker = broker
+        self._tell_stomp = tell_stomp
 
     def routes(self) -> list[Route]:
         """Return this endpoint's rows of the route table."""
@@ -96,7 +106,8 @@ class RestEndpoint:
         queue = parameters.text(b"queue")
         if queue is None:
             return Reply(status=302, headers=[("Location", "/static/index.html")])
-        reply = await self._hand_out(request, check_queue_name(queue), parameters)
+        check_key(request, take_permission(request), check_queue_name(queue))
+        reply = await self._hand_out(request, queue, parameters)
         if reply is None:
             raise NotFound(f"the queue {queue!r} is empty")
         return reply
@@ -108,7 +119,8 @@ class RestEndpoint:
         queue = parameters.text(b"queue")
         if queue is None:
             raise InvalidInput("the parameter queue is missing")
-        return await self._add(request, check_queue_name(queue), parameters, body)
+        check_key(request, PUBLISH, check_queue_name(queue))
+        return await self._add(request, queue, parameters, body)
 
     async def get_queue(self, request: Request, queue: str) -> web.StreamResponse:
         """``GET /q/Q``: takes, or leases with ``lease``; 204 when empty. ``GET /q`` lists all.
@@ -118,7 +130,7 @@ class RestEndpoint:
         """
         parameters = query_parameters(request)
         if not queue:
-            return await self._list(parameters)
+            return await self._list(request, parameters)
         check_queue_name(queue)
         return await self._hand_out(request, queue, parameters) or Reply(status=204)
 
@@ -186,11 +198,11 @@ class RestEndpoint:
                 broker.give_back(queue, messages)
         return _messages_reply(request, queue, messages, wanted)
 
-    async def _list(self, parameters: Parameters) -> Reply:
+    async def _list(self, request: Request, parameters: Parameters) -> Reply:
         """``GET /q``: links to the queues, a page at a time."""
         after = parameters.text(b"after") or ""
         limit = parameters.integer(b"limit", 1, PAGE) or PAGE
-        names = await self._broker.list_queues(after, limit)
+        names = await list_visible(self._broker, request, after, limit)
         links = [
             f'<li><a href="/q/{quote(name, safe="")}">{html.escape(name)}</a></li>'
             for name in names
@@ -221,31 +233,44 @@ class RestEndpoint:
         """``GET /stats/Q``: one queue; ``GET /stats``: all, or a page of them.
 
         The list of all has the classic fields; a page, with ``limit`` or ``after``, tells more.
+        With ``stomp=N``: up to N connections over STOMP, of one queue or of all, and topics.
         """
         parameters = query_parameters(request)
         callback = parameters.callback()
         if queue:
             stats = await self._broker.stats(check_queue_name(queue))
-            return json_reply(self._one(stats), callback)
+            fields = self._one(stats)
+            if parameters.names(b"stomp"):
+                fields["stomp"] = await self._tell_stomp(parameters, queue)
+            return json_reply(fields, callback)
+        if parameters.names(b"stomp"):
+            return json_reply({"stomp": await self._tell_stomp(parameters, None)}, callback)
         is_page = parameters.names(b"limit") or parameters.names(b"after")
-        entry = _full_entry if is_page else _classic_entry
-        return await self._all(parameters, callback, entry)
+        entry = full_entry if is_page else classic_entry
+        return await self._all(request, parameters, callback, entry)
 
     def _one(self, stats: QueueStats) -> dict[str, object]:
         redis = self._broker.description
-        return {"redis": redis, "queue": stats.name, **_figures(stats)}
+        return {"redis": redis, "queue": stats.name, **figures(stats)}
 
-    async def _all(self, parameters: Parameters, callback: str | None, entry: EntryMaker) -> Reply:
+    async def _all(
+        self,
+        request: Request,
+        parameters: Parameters,
+        callback: str | None,
+        entry: EntryMaker,
+    ) -> Reply:
         after = parameters.text(b"after") or ""
         limit = parameters.integer(b"limit", 1, PAGE)
         entries: list[bytes] = []
         while True:
-            page = await self._broker.list_stats(after, limit or PAGE)
+            names = await list_visible(self._broker, request, after, limit or PAGE)
+            page = await self._broker.stats_of(names)
             # Encoded page by page, so that a million queues are never held as objects.
             entries += [encode_json(s.name) + b":" + encode_json(entry(s)) for s in page]
             if limit is not None or len(page) < PAGE:
                 break
-            after = page[-1].name
+            after = names[-1]
         body = b'{"queues":{%b},"count":%d,"redis":%b}' % (
             b",".join(entries),
             len(entries),
@@ -258,12 +283,12 @@ class RestEndpoint:
         parameters = query_parameters(request)
         callback = parameters.callback()
         if not queue:
-            return await self._all(parameters, callback, _control_entry)
+            return await self._all(request, parameters, callback, control_entry)
         stats = await self._broker.stats(check_queue_name(queue))
         body = {
             "redis": self._broker.description,
             "queue": queue,
-            "status": _control_entry(stats),
+            "status": control_entry(stats),
         }
         return json_reply(body, callback)
 
@@ -291,7 +316,8 @@ class RestEndpoint:
         return _page(
             f"Jobs of {queue}",
             f"<p>Queue: {html.escape(queue)}</p>"
-            f"<p>Objects: {stats.length}</p><p>Jobs: {stats.length}</p><ul>{keys}</ul>",
+            f"<p>Objects: {stats.length}</p><p>Jobs: {stats.length}</p><ul>{keys}</ul>"
+            f'<p><a href="/ui/queue?name={quote(queue, safe="")}">In the dashboard</a></p>',
         )
 
 
@@ -345,41 +371,6 @@ def _messages_reply(
     if wanted.callback is None and wants_value_alone(request):
         return value_reply(queue, messages[0])
     return json_reply(message_fields(queue, messages[0], 0), wanted.callback, end=CRLF)
-
-
-def _classic_entry(stats: QueueStats) -> dict[str, object]:
-    return {"name": stats.name, **_classic_figures(stats)}
-
-
-def _full_entry(stats: QueueStats) -> dict[str, object]:
-    return {"name": stats.name, **_figures(stats)}
-
-
-def _classic_figures(stats: QueueStats) -> dict[str, object]:
-    return {
-        "len": stats.length,
-        "status": int(stats.started),
-        "policy": stats.policy or "",
-    }
-
-
-def _figures(stats: QueueStats) -> dict[str, object]:
-    """Return the classic fields, and then those of the specification of delivery, section 4."""
-    return {
-        **_classic_figures(stats),
-        "ready": stats.length,
-        "delayed": stats.delayed,
-        "leased": stats.leased,
-        "dead": stats.dead,
-        "consumers": stats.consumers,
-        "oldest_age": stats.oldest_age_seconds,
-        "rate_in": stats.rate_in,
-        "rate_out": stats.rate_out,
-    }
-
-
-def _control_entry(stats: QueueStats) -> dict[str, object]:
-    return {"queue": stats.name, "status": int(stats.started)}
 
 
 def _no_rest(rest: str) -> None:

@@ -6,40 +6,51 @@ What follows the first segment is given to the handler, percent-decoded.
 """
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from aiohttp import hdrs, web
-from multidict import istr
 
-from restmq.access import BASIC_CHALLENGE, Access, Section, canonical_address
+from restmq.access import (
+    BASIC_CHALLENGE,
+    BEARER_CHALLENGE,
+    Access,
+    Section,
+)
+from restmq.api_keys import ApiKey
 from restmq.broker.keys import check_queue_name
-from restmq.endpoints.web import Reply, Request, error_reply
+from restmq.endpoints.key_needs import needs_of
+from restmq.endpoints.origins import HostRules, OriginRules
+from restmq.endpoints.peers import TrustedProxies, key_of
+from restmq.endpoints.web import Reply, Request, error_reply, log_fields
 from restmq.errors import (
     CredentialsRequired,
-    ForeignOrigin,
     InvalidInput,
+    KeyRequired,
     MethodNotAllowed,
     NotFound,
     RestMQError,
 )
+from restmq.rate_limits import RateLimits
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[Request, str], Awaitable[web.StreamResponse]]
 
 PREFLIGHT_SECONDS = 600
-_SEC_FETCH_SITE = istr("Sec-Fetch-Site")  # an istr is found faster than a str
-_FOREIGN_SITES = ("cross-site", "same-site")
 _ALLOWED_METHODS = "GET, POST, PUT, PATCH, DELETE"
 _EXPOSED_HEADERS = (
     "Retry-After, X-RestMQ-Attempt, X-RestMQ-Duplicate, X-RestMQ-Expires, X-RestMQ-Key, "
     "X-RestMQ-Position, X-RestMQ-Receipt"
 )
-_DEFAULT_ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+_DEFAULT_ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-API-Key"
+_PROBES = ("healthz", "readyz")
+_GUARDED_PROBE = "/rse/health"
+"""A probe below a guarded segment: open to all and not counted, but for the report it can give."""
+_KEY_COMES_LATER = ("stomp",)
+"""A STOMP client over WebSocket may show its key in the CONNECT frame."""
 
 
 class Pending:
@@ -49,7 +60,7 @@ class Pending:
     is gone.
     """
 
-    __slots__ = ("finish", "future", "give_back")
+    __slots__ = ("counts", "finish", "future", "give_back")
 
     def __init__(
         self,
@@ -60,6 +71,8 @@ class Pending:
         self.future = future
         self.finish = finish
         self.give_back = give_back
+        self.counts: dict[int, float] | None = None
+        """Where to count the reply, by its status."""
 
     @classmethod
     def failed(cls, error: RestMQError) -> "Pending":
@@ -103,26 +116,8 @@ class Route(NamedTuple):
     """Begins a request that is one quick operation, without a task; None if this one is not."""
     refuse: Refuse | None = None
     """Tells errors in a shape of its own: all of the first segment, also before there is a row."""
-
-
-class OriginRules:
-    """Which pages of other sites may use this server."""
-
-    def __init__(self, allowed_origins: Iterable[str]) -> None:
-        self._allowed = frozenset(origin.lower() for origin in allowed_origins)
-
-    def allows(self, origin: str) -> bool:
-        """Return whether the settings name this origin."""
-        return "*" in self._allowed or origin.lower() in self._allowed
-
-    def names(self, origin: str) -> bool:
-        """Return whether the settings name it in full, not just as one of all."""
-        return origin.lower() in self._allowed
-
-    @staticmethod
-    def is_same(origin: str, host: str) -> bool:
-        """Return whether a page of ``origin`` talks to the server it came from."""
-        return _split(origin).netloc.lower() == host.lower()
+    counts: dict[int, float] | None = None
+    """Where replies to what was begun are counted, by status; it has a zero for new ones."""
 
 
 class Router:
@@ -134,6 +129,8 @@ class Router:
         access: Access,
         allowed_origins: Iterable[str] = (),
         trusted_proxies: Iterable[str] = (),
+        rate_limits: RateLimits | None = None,
+        host_rules: HostRules | None = None,
     ) -> None:
         self._table: dict[str, dict[str, Route]] = {}
         for route in routes:
@@ -147,8 +144,13 @@ class Router:
             route.segment: route.refuse for route in self.routes if route.refuse is not None
         }
         self._access = access
-        self._origins = OriginRules(allowed_origins)
-        self._proxies = [ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies]
+        self._origins = OriginRules(allowed_origins, host_rules)
+        proxies = TrustedProxies(trusted_proxies)
+        self.peer_address = proxies.peer_address
+        self.is_encrypted = proxies.is_encrypted
+        self._rate_limits = rate_limits
+        self._keyed: dict[int, tuple[Request, ApiKey]] = {}
+        """Requests under way that a key let in, by their ids; others are not held here."""
 
     @property
     def routes(self) -> list[Route]:
@@ -159,13 +161,25 @@ class Router:
         """Answer one request; every error becomes a reply here."""
         try:
             route, name = self._admit(request)
-            return await route.handler(request, name)
+            if request.key is None:
+                return await route.handler(request, name)
+            return await self._handle_keyed(request, request.key, route, name)
         except RestMQError as error:
             return self._refuse(request, error)
         except (web.HTTPException, ConnectionError):
             raise
         except Exception:
-            return error_reply(_log_unexpected(request))
+            return self._refuse(request, _log_unexpected(request))
+
+    async def _handle_keyed(
+        self, request: Request, key: ApiKey, route: Route, name: str
+    ) -> web.StreamResponse:
+        """Serve a request that ends with its key."""
+        self._keyed[id(request)] = (request, key)
+        try:
+            return await route.handler(request, name)
+        finally:
+            del self._keyed[id(request)]
 
     def begin(self, request: Request) -> Pending | None:
         """Begin a request if it is one quick operation; ``handle`` serves all others.
@@ -173,94 +187,99 @@ class Router:
         The body of a request that is begun, or refused, has been read.
         """
         segment = request.raw_path[1:].partition("/")[0]
-        route = self._quick.get((request.method, segment))
-        if route is None or route.begin is None:
+        quick = self._quick.get((request.method, segment))
+        if quick is None:
             return None
         try:
             route, name = self._admit(request)
-            return None if route.begin is None else route.begin(request, name)
+            pending = None if route.begin is None else route.begin(request, name)
         except RestMQError as error:
-            return Pending.failed(error)
+            pending = Pending.failed(error)
         except Exception:
             # The body may have been read, so that ``handle`` could only guess at it.
-            return Pending.failed(_log_unexpected(request))
+            pending = Pending.failed(_log_unexpected(request))
+        if pending is not None:
+            pending.counts = quick.counts
+        return pending
 
     def finish(self, request: Request, pending: Pending) -> Reply:
         """Make the reply to what was begun, once its future is done."""
         try:
-            return pending.finish(pending.future.result())
+            reply = pending.finish(pending.future.result())
         except RestMQError as error:
-            return self._refuse(request, error)
+            reply = self._refuse(request, error)
         except Exception:
-            return error_reply(_log_unexpected(request))
+            reply = self._refuse(request, _log_unexpected(request))
+        if pending.counts is not None:
+            pending.counts[reply.status] += 1
+        return reply
 
     def _admit(self, request: Request) -> tuple[Route, str]:
         """Find the route and what follows its segment; raises if the peer may not use it."""
         segment, _, rest = _path_of(request)[1:].partition("/")
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is not None and self._origins.allows(origin):
+            request.cors = _cors(origin, self._origins.names(origin))  # refusals are to be read too
+        if self._rate_limits is not None:
+            self._count(request, segment, self._rate_limits)
         methods = self._table.get(segment)
         if methods is None:
             raise NotFound("there is nothing at this path; see /static/help.html")
         route = methods.get(request.method) or self._other_route(request, methods)
-        origin = request.headers.get(hdrs.ORIGIN)
-        if origin is not None:
-            self._check_origin(request, route, origin)
-        elif request.headers.get(_SEC_FETCH_SITE) in _FOREIGN_SITES:
-            self._check_embedding(request, route)
+        if origin is None:
+            changes = route.changes and bool(segment or "?" in request.raw_path)
+            self._origins.check_embedding(request, changes=changes)
+        elif not request.cors:
+            self._origins.check_origin(request, origin, changes=route.changes)
         for section in route.sections:
-            if not self._access.is_open(section):
+            if not self._access.is_open(section) and request.raw_path != _GUARDED_PROBE:
                 self.check_access(request, section)
         name = rest if rest.isascii() and "%" not in rest else _decode_path(rest)
+        if request.key is not None:
+            self._check_key(request, route, name)
         if route.named:
             check_queue_name(name)
         return route, name
 
+    def _count(self, request: Request, segment: str, limits: RateLimits) -> None:
+        """Raise RateLimited if this request is one too many of its client."""
+        # ``begin`` may leave to ``handle`` what it has counted; probes must always be answered.
+        is_probe = segment in _PROBES or request.raw_path == _GUARDED_PROBE
+        if not request.is_counted and not is_probe:
+            request.is_counted = True
+            limits.take(self.peer_address(request))
+
     def check_access(self, request: Request, section: Section) -> None:
-        """Raise AccessDenied or CredentialsRequired unless the peer may use ``section``."""
-        self._access.check(
-            section,
-            self.peer_address(request),
-            request.headers.get("Authorization"),
-            request.headers.get("Cookie"),
-        )
+        """Raise AccessDenied or CredentialsRequired unless the peer may use ``section``.
 
-    def peer_address(self, request: Request) -> str:
-        """Return the address of the client: the TCP peer, or whom a trusted proxy names."""
-        peer = request.transport.get_extra_info("peername") if request.transport else None
-        address = peer[0] if isinstance(peer, tuple) else ""
-        if not self._proxies or not self._is_proxy(address):
-            return address
-        # Each proxy appends the address it saw, so the last that is no proxy of ours is true.
-        forwarded = _readable(",".join(request.headers.getall("X-Forwarded-For", ())))
-        for hop in reversed(forwarded.split(",")):
-            hop = hop.strip()
-            if not hop:
-                break
-            address = hop
-            if not self._is_proxy(hop):
-                break
-        return address
-
-    def _is_proxy(self, address: str) -> bool:
+        What an API key of the peer allows is asked by the table of routes (``key_needs.py``).
+        """
+        segment = _path_of(request)[1:].partition("/")[0]
         try:
-            parsed = ipaddress.ip_address(canonical_address(address))
-        except ValueError:
-            return False
-        return any(parsed in network for network in self._proxies)
+            request.key = self._access.check(
+                section,
+                self.peer_address(request),
+                request.headers.get(hdrs.AUTHORIZATION),
+                request.headers.get(hdrs.COOKIE),
+                key_of(request, segment),
+            )
+        except KeyRequired:
+            if segment not in _KEY_COMES_LATER:
+                raise
 
-    def _check_embedding(self, request: Request, route: Route) -> None:
-        """Refuse what a foreign page makes a browser load without an Origin, as scripts are."""
-        if not route.changes or not (route.segment or "?" in request.raw_path):
-            return
-        referrer = _split(request.headers.get("Referer", ""))
-        origin = f"{referrer.scheme}://{referrer.netloc}"
-        if not self._origins.allows(origin):
-            raise _foreign(origin)
+    def _check_key(self, request: Request, route: Route, name: str) -> None:
+        """Raise Forbidden unless the key that the request shows allows it."""
+        key = request.key
+        assert key is not None
+        needs = needs_of(request, route.method, route.segment, route.sections, name)
+        for permission, resource in needs:
+            key.check(permission, resource)
 
-    def _check_origin(self, request: Request, route: Route, origin: str) -> None:
-        if self._origins.allows(origin):
-            request.cors = _cors(origin, self._origins.names(origin))
-        elif route.changes and not self._origins.is_same(origin, request.host):
-            raise _foreign(origin)
+    def end_keyless(self) -> None:
+        """Close the connections of requests under way whose key was removed, or has expired."""
+        for request, key in list(self._keyed.values()):
+            if not self._access.still_holds(key) and request.transport is not None:
+                request.transport.close()
 
     def _other_route(self, request: Request, methods: dict[str, Route]) -> Route:
         """Find what serves a method that the table does not name for this path."""
@@ -283,17 +302,11 @@ class Router:
         headers: Sequence[tuple[str, str]] = ()
         if isinstance(error, CredentialsRequired):
             headers = [("WWW-Authenticate", BASIC_CHALLENGE)]
+            if self._access.uses_keys:
+                headers = [*headers, ("WWW-Authenticate", BEARER_CHALLENGE)]
         elif isinstance(error, MethodNotAllowed):
             headers = [("Allow", error.allowed)]
         return error_reply(error, headers)
-
-
-def _split(url: str) -> SplitResult:
-    """Take a URL apart; what is none has no parts."""
-    try:
-        return urlsplit(url)
-    except ValueError:
-        return urlsplit("")
 
 
 def _path_of(request: Request) -> str:
@@ -304,17 +317,10 @@ def _path_of(request: Request) -> str:
     return path if path[:1] == "/" else request.rel_url.raw_path
 
 
-def _readable(text: str) -> str:
-    """Return the text of a header as it can be told again: bytes that are not UTF-8 become ``?``.
-
-    They arrive as surrogates, which nothing that is sent can hold.
-    """
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
 def _log_unexpected(request: Request) -> RestMQError:
     """Log the exception under way whole, and return what the client is told of it."""
-    logger.exception("%s %s failed", request.method, request.rel_url.raw_path)
+    path = request.rel_url.raw_path
+    logger.exception("%s %s failed", request.method, path, extra=log_fields(request))
     return RestMQError("something failed here; the server's log says what")
 
 
@@ -328,13 +334,6 @@ def _preflight_reply(request: Request, allowed: str) -> Reply:
             ("Access-Control-Max-Age", str(PREFLIGHT_SECONDS)),
         ]
     return Reply(status=204, headers=headers)
-
-
-def _foreign(origin: str) -> ForeignOrigin:
-    page = _readable(origin[:200])
-    return ForeignOrigin(
-        f"pages of {page} may not do this; the setting allowed_origins can let them"
-    )
 
 
 def _cors(origin: str, named: bool) -> list[tuple[str, str]]:

@@ -6,91 +6,61 @@ It follows the RSE specification. ``/rse/a/b`` is the channel ``/a/b``; on a por
 empty answer back for so long.
 """
 
-import asyncio
-import hashlib
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol
 
 from aiohttp import web
 
-from restmq.access import BASIC_CHALLENGE, Section
+from restmq.access import Section
 from restmq.broker.limits import MAX_WAIT_SECONDS
 from restmq.broker.log import Logs
-from restmq.broker.log_entry import MAX_PAGE_ENTRIES, Appended, NewEntry, Page, Query
-from restmq.broker.log_follow import LogWatcher, follow_all, read_waiting
-from restmq.broker.log_ids import id_of_number
-from restmq.endpoints.log_stream import (
-    EncodeOnce,
-    LogStreams,
-    last_event_id,
-    wants_events,
-)
+from restmq.broker.log_entry import Appended
+from restmq.broker.log_follow import LogWatcher
+from restmq.broker.log_ids import number_of_id
+from restmq.endpoints.log_stream import LogStreams, wants_events
 from restmq.endpoints.router import Pending, Route
 from restmq.endpoints.rse_events import (
     EVENTS,
-    Reading,
+    EventRules,
     callback_of,
     check_channel,
-    check_data,
-    encode_channel,
-    encode_list,
-    encode_stream,
-    integer_of,
-    pack_event,
-    parse_integer,
+    event_of,
     reading_of,
-    source_of,
     user_agent_of,
 )
 from restmq.endpoints.rse_health import is_verbose, make_report
+from restmq.endpoints.rse_live import LiveReading
 from restmq.endpoints.rse_mount import SEGMENT
 from restmq.endpoints.rse_polls import Polls
 from restmq.endpoints.rse_reader import Reader
+from restmq.endpoints.rse_replies import (
+    CHANNEL_METHODS,
+    HEALTH_METHODS,
+    JSON,
+    poll_reply,
+    refuse,
+    stored_reply,
+)
+from restmq.endpoints.rse_tokens import Tokens, TokenStore
 from restmq.endpoints.web import (
-    HTTP_STATUS,
     Parameters,
     Reply,
     Request,
     encode_json,
-    javascript,
     query_parameters,
     read_body,
 )
-from restmq.errors import (
-    AccessDenied,
-    CredentialsRequired,
-    InvalidInput,
-    MethodNotAllowed,
-    NotFound,
-    RestMQError,
-    TooLarge,
-    Unavailable,
-)
+from restmq.errors import InvalidInput, MethodNotAllowed, NotFound
 from restmq.settings import Settings
 
-JSON = "application/json; charset=utf-8"
-JAVASCRIPT = "text/javascript; charset=utf-8"
 HEALTH = "/health"
 EVERYTHING = "/all"
 """In test mode, what answers with all events of all channels."""
 
-Result = TypeVar("Result")
-
 CheckAccess = Callable[[Request, Section], None]
+IsEncrypted = Callable[[Request], bool]
 
 _NOT_FOUND = "an unnamed channel is unsafe; name one in the path"
-_SILENT_STATUSES = (401, 503)
-
-
-class _Event(NamedTuple):
-    """An event that is to be stored, and how its sender is answered."""
-
-    entry: NewEntry
-    callback: str | None
-
-    def reply(self) -> Reply:
-        """Say that it is stored."""
-        return Reply(status=201) if self.callback is None else _jsonp(self.callback, b"{}")
 
 
 class RseBroker(Protocol):
@@ -98,6 +68,7 @@ class RseBroker(Protocol):
 
     logs: Logs
     log_watcher: LogWatcher
+    on_reconnect: list[Callable[[], None]]
 
     async def ping(self) -> None:
         """Return if Redis answers."""
@@ -106,7 +77,8 @@ class RseBroker(Protocol):
 class RseEndpoint:
     """Channels of events.
 
-    ``check_access`` is asked for what a GET may do beyond reading: publish, or hold a stream open.
+    ``check_access`` is asked for what a GET may do beyond reading: publish, or follow what comes.
+    ``is_encrypted`` tells whether a client came over HTTPS, here or to a proxy that is trusted.
     """
 
     def __init__(
@@ -115,21 +87,25 @@ class RseEndpoint:
         streams: LogStreams,
         settings: Settings,
         check_access: CheckAccess,
+        is_encrypted: IsEncrypted,
+        token_store: TokenStore | None = None,
     ) -> None:
         self._broker = broker
-        self._streams = streams
         self._settings = settings
         self._check_access = check_access
+        self._is_encrypted = is_encrypted
         self._is_test_mode = settings.rse_test_mode
-        self._max_event_bytes = min(settings.rse_max_event_bytes, settings.max_body_bytes)
-        # Looking a digest up tells nothing by the time it takes.
-        self._tokens = frozenset(map(_digest, settings.rse_tokens))
-        self._known_tokens: set[str] = set()
-        """Those of them that have come, as they came: not more than there are."""
-        self._loop = asyncio.get_running_loop()
-        self._reader = Reader(broker.logs)
-        self._polls = Polls(broker.logs, self._reader)
-        self._encode_stream = EncodeOnce(encode_stream)
+        self._tokens = Tokens(settings.rse_tokens, token_store, is_test_mode=self._is_test_mode)
+        max_bytes = min(settings.rse_max_event_bytes, settings.max_body_bytes)
+        self._rules = EventRules(settings.rse_event_ttl, max_bytes, self._is_test_mode)
+        self._first_event = settings.rse_first_event
+        self._has_begun = False
+        """Whether ids are known to begin where the settings say."""
+        self._look_again()
+        broker.on_reconnect.append(self._look_again)
+        reader = Reader(broker.logs)
+        self._polls = Polls(broker.logs, reader)
+        self._live = LiveReading(broker.logs, broker.log_watcher, streams, reader)
 
     def routes(self) -> list[Route]:
         """Return this endpoint's rows of the route table.
@@ -137,7 +113,7 @@ class RseEndpoint:
         Methods that nothing here answers are rows as well, as RSE has its own words for that.
         """
         producer, consumer = (Section.PRODUCER,), (Section.CONSUMER,)
-        return [
+        rows = [
             Route("GET", SEGMENT, consumer, self.handle, changes=True, begin=self.begin_get),
             Route("POST", SEGMENT, producer, self.handle, changes=True, begin=self.begin_post),
             Route("HEAD", SEGMENT, consumer, self.handle, changes=False),
@@ -146,124 +122,73 @@ class RseEndpoint:
                 for method in ("PUT", "PATCH", "DELETE")
             ),
         ]
+        return [row._replace(refuse=refuse) for row in rows]
 
     async def handle(self, request: Request, rest: str) -> web.StreamResponse:
         """Answer one request; ``rest`` is the channel without its leading slash."""
-        try:
-            return await self._answer(request, f"/{rest}")
-        except RestMQError as error:
-            return _refuse(request, error)
-
-    async def _answer(self, request: Request, channel: str) -> web.StreamResponse:
-        method = request.method
+        method, channel = request.method, f"/{rest}"
         if channel == "/":
             raise NotFound(_NOT_FOUND)
         if channel == HEALTH:
             if method not in ("GET", "HEAD"):
-                raise MethodNotAllowed("GET, HEAD")
+                raise MethodNotAllowed(HEALTH_METHODS)
             return await self._get_health(request)
         if method not in ("GET", "POST"):
-            raise MethodNotAllowed("GET, POST")
+            raise MethodNotAllowed(CHANNEL_METHODS)
+        await self._tokens.check(request)
         parameters = self._admit(request, channel)
         if method == "POST":
-            self._check_size(request.content_length or 0)
-            event = self._event_of(request, channel, parameters, await read_body(request))
-            return await self._store(event)
+            self._rules.check_size(request.content_length or 0)
+            return await self._post(request, channel, parameters, await read_body(request))
         if parameters.raw(b"method") == b"POST":
             self._check_access(request, Section.PRODUCER)
-            event = self._event_of(request, channel, parameters, parameters.raw(b"post-data"))
-            return await self._store(event)
+            return await self._post(request, channel, parameters, parameters.raw(b"post-data"))
         if channel == EVERYTHING and self._is_test_mode:
-            return await self._get_everything(request, parameters)
+            return await self._live.list_all(request, parameters)
         return await self._get(request, channel, parameters)
 
     def _admit(self, request: Request, channel: str) -> Parameters:
-        """Return the parameters of a request about a channel; raises if it is not to be served."""
-        self._check_token(request)
-        if self._settings.rse_https_only and not _is_encrypted(request):
+        """Return the parameters of a request whose token is right; raises if it is not served."""
+        if self._settings.rse_https_only and not self._is_encrypted(request):
             raise InvalidInput("this server speaks RSE over HTTPS only")
         check_channel(channel, self._settings.rse_any_channel_name)
         return query_parameters(request)
-
-    def _check_token(self, request: Request) -> None:
-        token = request.headers.get("X-Auth-Token")
-        if not token:
-            if not self._is_test_mode:
-                raise AccessDenied("a token is needed")
-        elif token not in self._known_tokens:
-            if _digest(token) not in self._tokens:
-                raise AccessDenied("the token is not known")
-            self._known_tokens.add(token)
 
     # Posting
 
     def begin_post(self, request: Request, rest: str) -> Pending | None:
         """Begin ``POST /channel`` whose body has come along; ``handle`` serves all others."""
         channel = f"/{rest}"
-        if channel in ("/", HEALTH):
+        if channel in ("/", HEALTH) or not (self._has_begun and self._tokens.is_known(request)):
             return None
+        parameters = self._admit(request, channel)
         data = request.content.read_nowait(-1)
-        # Errors are told here, in RSE's words, as nobody can read the body once more.
-        try:
-            parameters = self._admit(request, channel)
-            event = self._event_of(request, channel, parameters, data)
-            stored = self._broker.logs.append(EVENTS, event.entry)
-        except RestMQError as error:
-            return self._refusal(request, error)
+        event = event_of(request, channel, parameters, data, self._rules)
 
-        def finish(outcome: Appended | RestMQError) -> Reply:
-            return _refuse(request, outcome) if isinstance(outcome, RestMQError) else event.reply()
+        def finish(appended: Appended) -> Reply:
+            self._check_number(appended)
+            return stored_reply(event.callback)
 
-        return Pending(self._outcome_of(stored), finish)
+        return Pending(self._broker.logs.append(EVENTS, event.entry), finish)
 
-    def _refusal(self, request: Request, error: RestMQError) -> Pending:
-        future: asyncio.Future[RestMQError] = self._loop.create_future()
-        future.set_result(error)
-        return Pending(future, lambda error: _refuse(request, error))
-
-    def _outcome_of(self, future: asyncio.Future[Result]) -> asyncio.Future[Result | RestMQError]:
-        """Return a future that gives the error where the other raises it, for RSE to tell it."""
-        outcome: asyncio.Future[Result | RestMQError] = self._loop.create_future()
-
-        def pass_on(future: asyncio.Future[Result]) -> None:
-            error = future.exception()
-            if outcome.done():  # cancelled, as the client is gone
-                return
-            if error is None:
-                outcome.set_result(future.result())
-            elif isinstance(error, RestMQError):
-                outcome.set_result(error)
-            else:
-                outcome.set_exception(error)
-
-        future.add_done_callback(pass_on)
-        return outcome
-
-    def _event_of(
+    async def _post(
         self, request: Request, channel: str, parameters: Parameters, data: bytes | None
-    ) -> "_Event":
-        """Make the event that a request posts, in its body or in its query."""
-        user_agent = user_agent_of(request)
-        callback = callback_of(parameters)
-        if data is None:
-            raise InvalidInput("Missing query parameter: post-data")
-        self._check_size(len(data))
-        check_data(data, user_agent)
-        entry = NewEntry(
-            pack_event(user_agent, data),
-            self._settings.rse_event_ttl,
-            source=source_of(user_agent, self._is_test_mode),
-            path=channel.encode(),
-        )
-        return _Event(entry, callback)
+    ) -> Reply:
+        event = event_of(request, channel, parameters, data, self._rules)
+        if not self._has_begun:
+            await self._broker.logs.begin_at(EVENTS, self._first_event)
+            self._has_begun = True
+        self._check_number(await self._broker.logs.append(EVENTS, event.entry))
+        return stored_reply(event.callback)
 
-    def _check_size(self, size_bytes: int) -> None:
-        if size_bytes > self._max_event_bytes:
-            raise TooLarge(f"an event may have at most {self._max_event_bytes} bytes")
+    def _look_again(self) -> None:
+        """Take nothing for granted: Redis may have lost where ids begin, as it may lose all."""
+        self._has_begun = self._first_event == 1
 
-    async def _store(self, event: "_Event") -> web.StreamResponse:
-        await self._broker.logs.append(EVENTS, event.entry)
-        return event.reply()
+    def _check_number(self, appended: Appended) -> None:
+        """Have ids begin where they should if this one shows that they do not any more."""
+        if self._first_event > 1 and number_of_id(appended.id) < self._first_event:
+            self._has_begun = False
 
     # Reading
 
@@ -272,24 +197,20 @@ class RseEndpoint:
         channel = f"/{rest}"
         if channel in ("/", HEALTH) or (channel == EVERYTHING and self._is_test_mode):
             return None
-        try:
-            parameters = self._admit(request, channel)
-            if parameters.raw(b"method") == b"POST" or parameters.raw(b"wait") is not None:
-                return None
-            reading = reading_of(channel, parameters, user_agent_of(request), self._is_test_mode)
-            callback = callback_of(parameters)
-            if callback is None and wants_events(request):
-                return None
-            outcome = self._polls.begin(reading)
-        except RestMQError as error:
-            return self._refusal(request, error)
+        if not self._tokens.is_known(request):
+            return None
+        parameters = self._admit(request, channel)
+        if parameters.raw(b"method") == b"POST" or parameters.raw(b"wait") is not None:
+            return None
+        reading = reading_of(channel, parameters, user_agent_of(request), self._is_test_mode)
+        callback = callback_of(parameters)
+        if callback is None and wants_events(request):
+            return None
 
-        def finish(outcome: bytes | RestMQError) -> Reply:
-            if isinstance(outcome, RestMQError):
-                return _refuse(request, outcome)
-            return _answer_poll(channel, outcome, callback)
+        def finish(events: bytes) -> Reply:
+            return poll_reply(channel, events, callback)
 
-        return Pending(outcome, finish)
+        return Pending(self._polls.begin(reading), finish)
 
     async def _get(
         self, request: Request, channel: str, parameters: Parameters
@@ -299,67 +220,16 @@ class RseEndpoint:
         reading = reading_of(channel, parameters, user_agent, self._is_test_mode)
         callback = callback_of(parameters)
         wait_seconds = parameters.integer(b"wait", 0, MAX_WAIT_SECONDS)
-        if wait_seconds is None and callback is None and wants_events(request):
-            return await self._stream(request, reading, parameters)
+        is_stream = wait_seconds is None and callback is None and wants_events(request)
+        if is_stream or wait_seconds:
+            self._check_access(request, Section.COMET)
+        if is_stream:
+            return await self._live.stream(request, reading, parameters)
         events = await self._polls.read(reading)
         if wait_seconds and not events:
-            await self._wait(reading, wait_seconds)
+            await self._live.wait(reading, wait_seconds)
             events = await self._polls.read(reading)
-        return _answer_poll(channel, events, callback)
-
-    async def _wait(self, reading: Reading, wait_seconds: int) -> None:
-        """Wait until there is something to answer, or the time is over."""
-        query = reading.query._replace(limit=1, without_source=reading.without_source)
-        broker = self._broker
-        waiting = read_waiting(broker.logs, broker.log_watcher, EVENTS, query, wait_seconds)
-        await self._streams.hold(waiting)
-
-    async def _stream(
-        self, request: Request, reading: Reading, parameters: Parameters
-    ) -> web.StreamResponse:
-        """Send the events after the last known id, and then what comes, for ever."""
-        self._check_access(request, Section.COMET)
-        if reading.newest_first:
-            raise InvalidInput("a stream begins with the oldest event; leave out sort")
-        query = reading.query
-        position = last_event_id(request, parameters)
-        if position is not None:
-            number = parse_integer("Last-Event-ID", position.encode("utf-8", "surrogateescape"))
-            query = query._replace(start=id_of_number(min(max(number, 0), 2**64 - 1)))
-        await self._broker.logs.read(EVENTS, query._replace(limit=1))  # what may fail, fails here
-
-        def encode(page: Page) -> bytes:
-            return self._encode_stream(self._reader.without(page, reading.without_source))
-
-        pages = follow_all(self._broker.logs, self._broker.log_watcher, EVENTS, [query])
-        return await self._streams.stream(request, pages, encode)
-
-    async def _get_everything(self, request: Request, parameters: Parameters) -> web.StreamResponse:
-        """``GET /all`` in test mode: every event of every channel, as a bare array.
-
-        It is sent page by page, as there may be more than one should hold in memory.
-        """
-        newest_first = integer_of(parameters, b"sort", 1) == -1
-        query = Query(limit=MAX_PAGE_ENTRIES, newest_first=newest_first)
-        page = await self._broker.logs.read(EVENTS, query)
-        if page.is_complete:
-            return Reply(b"[%b]" % encode_list(page), content_type=JSON)
-        return await self._send_pages(request, query, page)
-
-    async def _send_pages(self, request: Request, query: Query, page: Page) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": JSON})
-        response.headers.extend(request.cors)
-        await response.prepare(request)
-        opening = b"["
-        while True:
-            if page.entries:
-                await response.write(opening + encode_list(page))
-                opening = b","
-            if page.is_complete:
-                break
-            page = await self._broker.logs.read(EVENTS, query._replace(start=page.position))
-        await response.write(b"]")
-        return response
+        return poll_reply(channel, events, callback)
 
     async def _get_health(self, request: Request) -> web.StreamResponse:
         """``/health``: OK, or a report for those who have a token."""
@@ -367,46 +237,8 @@ class RseEndpoint:
         if not is_verbose(parameters):
             await self._broker.ping()
             return Reply(b"OK\n")
-        self._check_token(request)
+        await self._tokens.check(request)
         report = await make_report(
-            self._broker.logs, parameters, self._is_test_mode, bool(self._tokens)
+            self._broker.logs, parameters, self._is_test_mode, self._tokens.can_let_in
         )
         return Reply(encode_json(report), content_type=JSON)
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-
-
-def _is_encrypted(request: Request) -> bool:
-    """Return whether the client came over HTTPS, here or, by what that says, to a proxy."""
-    return request.secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https"
-
-
-def _answer_poll(channel: str, events: bytes, callback: str | None) -> Reply:
-    if callback is None and not events:
-        return Reply(status=204)
-    document = encode_channel(channel, events)
-    return Reply(document, content_type=JSON) if callback is None else _jsonp(callback, document)
-
-
-def _jsonp(callback: str, json_text: bytes) -> Reply:
-    body = b"%b(%b);" % (callback.encode(), javascript(json_text))
-    headers = [("X-Content-Type-Options", "nosniff")]
-    return Reply(body, content_type=JAVASCRIPT, headers=headers)
-
-
-def _refuse(request: Request, error: RestMQError) -> Reply:
-    """Reply with an error in RSE's shape: a message alone, and none for 401 and 503."""
-    status = HTTP_STATUS.get(error.code, 500)
-    message = "" if status in _SILENT_STATUSES else str(error)
-    headers: list[tuple[str, str]] = []
-    if isinstance(error, MethodNotAllowed):
-        message = request.method
-        headers = [("Allow", error.allowed)]
-    elif isinstance(error, CredentialsRequired):
-        headers = [("WWW-Authenticate", BASIC_CHALLENGE)]
-    elif isinstance(error, Unavailable):
-        headers = [("Retry-After", str(error.retry_after_seconds))]
-    body = b'{ "message": %b }' % encode_json(message)
-    return Reply(body, status=status, content_type=JSON, headers=headers)

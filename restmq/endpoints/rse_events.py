@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from restmq.broker.log_entry import Entry, Page, Query, Scope, check_path, make_log
+from restmq.broker.log_entry import Entry, NewEntry, Page, Query, Scope, check_path, make_log
 from restmq.broker.log_ids import IdKind, id_of_number
 from restmq.codecs.sse import encode_event
 from restmq.endpoints.web import Parameters, Request, encode_json
-from restmq.errors import InvalidInput
+from restmq.errors import InvalidInput, TooLarge
 
 EVENTS = make_log("rse", "events", IdKind.NUMBER)
 """The one log of all events: a channel is a path in it, so ids are in order across channels."""
@@ -50,6 +50,27 @@ class Reading(NamedTuple):
     last_known_id: int
     without_source: bytes
     """Whose events are left out: the client's own; empty for nobody."""
+
+
+class EventRules(NamedTuple):
+    """What the settings say about new events."""
+
+    ttl_seconds: float
+    max_bytes: int
+    is_test_mode: bool
+
+    def check_size(self, size_bytes: int) -> None:
+        """Raise TooLarge if no event can have so many bytes."""
+        if size_bytes > self.max_bytes:
+            raise TooLarge(f"an event may have at most {self.max_bytes} bytes")
+
+
+class NewEvent(NamedTuple):
+    """An event that is to be stored, and who is told of it."""
+
+    entry: NewEntry
+    callback: str | None
+    """The JSONP function that the reply calls, if any."""
 
 
 def check_channel(channel: str, is_any_name_allowed: bool) -> None:
@@ -139,6 +160,32 @@ def reading_of(
     )
     newest_first = integer_of(parameters, b"sort", 1) == -1
     return Reading(query, newest_first, last_known_id, source)
+
+
+def event_of(
+    request: Request,
+    channel: str,
+    parameters: Parameters,
+    data: bytes | None,
+    rules: EventRules,
+) -> NewEvent:
+    """Make the event that a request posts; ``data`` is what its body or query holds, None for none.
+
+    Raises InvalidInput for the first thing that is wrong, in the order of section 4.
+    """
+    user_agent = user_agent_of(request)
+    callback = callback_of(parameters)
+    if data is None:
+        raise InvalidInput("Missing query parameter: post-data")
+    rules.check_size(len(data))
+    check_data(data, user_agent)
+    entry = NewEntry(
+        pack_event(user_agent, data),
+        rules.ttl_seconds,
+        source=source_of(user_agent, rules.is_test_mode),
+        path=channel.encode(),
+    )
+    return NewEvent(entry, callback)
 
 
 def pack_event(user_agent: str, data: bytes) -> bytes:

@@ -7,9 +7,8 @@ from restmq.endpoints.log_stream import EncodeOnce
 from restmq.endpoints.rse_events import Reading, encode_list
 from restmq.endpoints.rse_reader import Reader
 from restmq.endpoints.rse_tail import Tail, encode_events
-from restmq.errors import RestMQError
 
-Outcome = asyncio.Future[bytes | RestMQError]
+Outcome = asyncio.Future[bytes]
 
 
 class Polls:
@@ -27,10 +26,7 @@ class Polls:
         return self._encode_list(await self._reader.read(reading))
 
     def begin(self, reading: Reading) -> Outcome:
-        """Begin a poll. The future gives errors as results, and may be cancelled.
-
-        Raises ``Unavailable``.
-        """
+        """Begin a poll; the future, and this as well, may raise ``Unavailable``."""
         outcome: Outcome = self._loop.create_future()
         if not self._tail.covers(reading):
             self._ask_log(reading, outcome)
@@ -42,7 +38,7 @@ class Polls:
             if outcome.done():  # cancelled, as the client is gone
                 return
             if error is not None:
-                _fail(outcome, error)
+                outcome.set_exception(error)
                 return
             page = read.result()
             events = self._tail.find(reading, query, page)
@@ -66,14 +62,7 @@ class Polls:
             if error is None:
                 outcome.set_result(task.result())
             else:
-                _fail(outcome, error)
+                outcome.set_exception(error)
 
         task.add_done_callback(answer)
         outcome.add_done_callback(lambda _: task.cancel())
-
-
-def _fail(outcome: Outcome, error: BaseException) -> None:
-    if isinstance(error, RestMQError):
-        outcome.set_result(error)
-    else:
-        outcome.set_exception(error)

@@ -40,7 +40,7 @@ class Commits:
             self._commit_checked(command, sends)
         else:
             self._client.hold_back()
-            self._shared.spawn(self._check_and_commit(command, sends, queues))
+            self._shared.spawn(self._check_and_commit(command, sends, queues), self._client)
 
     async def _check_and_commit(
         self, command: Commit, sends: Sequence[Prepared], queues: Iterable[str]

@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,6 +60,11 @@ class Client(Holder):
     def write_topic(self, data: bytes) -> None:
         """Send a message of a topic, unless the client has too much unread: then cut it off."""
 
+    @property
+    @abstractmethod
+    def log_fields(self) -> dict[str, Mapping[str, object]]:
+        """Return what a log line about it takes as ``extra``."""
+
     @abstractmethod
     def refuse(self, message: str, detail: str = "", receipt_id: str | None = None) -> None:
         """Send an ERROR and close."""
@@ -78,6 +83,6 @@ class Shared:
     settings: Settings
     wheel: Wheel
     frame_limits: FrameLimits
-    spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-    """Runs what cannot be a callback; somebody waits for it at the end."""
+    spawn: Callable[[Coroutine[Any, Any, None], Client], asyncio.Task[None]]
+    """Runs for a client what cannot be a callback; somebody waits for it at the end."""
     forget: Callable[[Client], None]

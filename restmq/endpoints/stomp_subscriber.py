@@ -65,8 +65,8 @@ class Subscriber:
             return self._shared.messaging.topics.subscribe(self._topic, self._hear)
         if self._destination.is_wildcard:
             watch = self._shared.messaging.new_queues.watch
-            return self._shared.spawn(watch(self._destination.name, self._found))
-        return self._shared.spawn(self._bind(self._destination.name))
+            return self._shared.spawn(watch(self._destination.name, self._found), self._connection)
+        return self._shared.spawn(self._bind(self._destination.name), self._connection)
 
     def leave(self, held: Mapping[Binding, Sequence[Delivery]]) -> list[asyncio.Future[Any]]:
         """End; what it holds goes back. The futures are done when it is there."""
@@ -84,6 +84,10 @@ class Subscriber:
             for binding in bindings
             for outcome in messaging.subscriptions.unbind(binding, held.get(binding, ()))
         ]
+
+    def has_queue(self, queue: str) -> bool:
+        """Return whether it gets messages of this queue."""
+        return queue in self._bindings
 
     # Queues
 
@@ -114,7 +118,7 @@ class Subscriber:
             )
             return
         self._bindings[queue] = None
-        self._shared.spawn(self._bind_found(queue))
+        self._shared.spawn(self._bind_found(queue), self._connection)
 
     async def _bind_found(self, queue: str) -> None:
         try:

@@ -19,6 +19,10 @@ from restmq.endpoints.web import Request
 _LINGER_NOT: Final = struct.pack("ii", 1, 0)
 _FINAL_BINARY: Final = 0x82
 
+_KEEP_ALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+"""Seconds of silence until the kernel asks for a sign of life, seconds between such questions, and
+how many: who has vanished without a word, and has no heart-beats, is gone after two minutes."""
+
 
 class Reader(Protocol):
     """What a wire tells its connection."""
@@ -45,6 +49,11 @@ class Wire(ABC):
     __slots__ = ("reader",)
 
     reader: Reader
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """Return what it is, in a word for people."""
 
     @abstractmethod
     def write(self, data: bytes) -> None:
@@ -79,6 +88,16 @@ def _reset(transport: asyncio.BaseTransport) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
 
 
+def _keep_alive(transport: asyncio.BaseTransport) -> None:
+    connection = transport.get_extra_info("socket")
+    with contextlib.suppress(OSError):  # it is gone already, or no TCP
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEP_ALIVE:
+            option = getattr(socket, name, None)  # not on all platforms
+            if option is not None:
+                connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 class TcpWire(asyncio.Protocol, Wire):
     """A TCP connection, with or without TLS."""
 
@@ -94,8 +113,7 @@ class TcpWire(asyncio.Protocol, Wire):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
         self._is_tls = transport.get_extra_info("sslcontext") is not None
         self._transport.set_write_buffer_limits(high=1, low=0)
-        connection = transport.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        _keep_alive(transport)
         self.reader = self._make_reader(self)
 
     @property
@@ -103,6 +121,11 @@ class TcpWire(asyncio.Protocol, Wire):
         """Return the client's address; empty if it is gone."""
         peer = self._transport.get_extra_info("peername") if self._transport else None
         return str(peer[0]) if isinstance(peer, tuple) else ""
+
+    @property
+    def kind(self) -> str:
+        """Return whether TLS is on it."""
+        return "tls" if self._is_tls else "tcp"
 
     def data_received(self, data: bytes) -> None:
         """Pass octets on."""
@@ -168,12 +191,18 @@ class WebSocketWire(Wire):
         self._request = request
         self._transport = request.transport
         self._transport.set_write_buffer_limits(high=0)
+        _keep_alive(self._transport)  # pings may be rare
         self._loop = asyncio.get_running_loop()
         self._sends_text = False
         self._closing: asyncio.Future[None] = self._loop.create_future()
         self._turn = asyncio.Event()
         self._turn.set()
         self._draining: asyncio.Task[None] | None = None
+
+    @property
+    def kind(self) -> str:
+        """Return that it is a WebSocket."""
+        return "websocket"
 
     async def run(self, response: web.WebSocketResponse) -> None:
         """Read until either side closes."""

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
-from multidict import istr
+from aiohttp import hdrs, web
+from multidict import CIMultiDict, istr
 
 from restmq.broker.keys import message_key
 from restmq.broker.message import LeasedMessage, Message
@@ -28,6 +29,7 @@ from restmq.endpoints.replies import (
     wait_for_reader,
 )
 from restmq.errors import RestMQError, Unavailable
+from restmq.log_lines import fields
 
 __all__ = [
     "HTML",
@@ -39,19 +41,23 @@ __all__ = [
     "Reply",
     "Request",
     "client_is_gone",
+    "connection_id",
     "decimal_number",
     "encode_json",
     "error_fields",
     "error_reply",
+    "has_tag",
     "is_at_hand",
     "javascript",
     "json_reply",
+    "log_fields",
     "message_fields",
     "query_parameters",
     "read_at_hand",
     "read_body",
     "read_parameters",
     "text_reply",
+    "unchanged_reply",
     "wait_for_reader",
     "wants",
     "whole_number",
@@ -105,6 +111,33 @@ def wants(request: Request, media_type: str) -> bool:
     return accept is not None and accept != "*/*" and media_type in accept.lower()
 
 
+def log_fields(request: Request) -> dict[str, Mapping[str, object]]:
+    """Return what a log line about a request takes as ``extra``."""
+    values = {"connection": connection_id(request)}
+    if request.key is not None:
+        values["key"] = request.key.id
+    return fields(**values)
+
+
+def connection_id(request: Request) -> str:
+    """Return what the log calls the connection of a request."""
+    name: str = getattr(request.protocol, "connection_id", "")
+    return name
+
+
+def has_tag(request: Request, tag: str) -> bool:
+    """Return whether ``If-None-Match`` has the tag, be it as a weak one (RFC 9110, 13.1.2)."""
+    conditions = ",".join(request.headers.getall(hdrs.IF_NONE_MATCH, ()))
+    known = [each.strip().removeprefix("W/") for each in conditions.split(",")]
+    return "*" in known or tag in known
+
+
+def unchanged_reply(request: Request, headers: Iterable[tuple[str, str]]) -> web.Response:
+    """Reply 304: the client has what it asked for."""
+    # Not a Reply, which tells its length: here that would be taken for the document's.
+    return web.Response(status=304, headers=CIMultiDict([*headers, *request.cors]))
+
+
 def json_reply(
     value: object,
     callback: str | None = None,
@@ -145,11 +178,14 @@ HTTP_STATUS: Mapping[str, int] = {
     "method-not-allowed": 405,
     "access-denied": 401,
     "credentials-required": 401,
+    "key-required": 401,
+    "invalid-key": 401,
     "forbidden": 403,
     "foreign-origin": 403,
     "unavailable": 503,
     "store-unavailable": 503,
     "overloaded": 503,
+    "rate-limited": 429,
 }
 """The one table from an error's code word to its HTTP status; what is not in it is 500."""
 

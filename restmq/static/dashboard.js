@@ -77,8 +77,10 @@ function setText(target, text) {
 
 function makeRow(name) {
   const line = document.createElement("tr");
-  const title = make("th", "", name);
+  const title = make("th", "", "");
   title.scope = "row";
+  const page = `${server}ui/queue?name=${encodeURIComponent(name)}`;
+  title.append(makeLink(name, "What is in this queue, and how it moves", page));
   const length = make("td", "number", "");
   const status = make("td", "", "");
   const statusText = make("span", "status", "");

@@ -8,7 +8,11 @@ import pytest
 
 from restmq.broker import commit
 from restmq.broker.broker import Broker
-from restmq.broker.message import Message
+from restmq.broker.log_entry import NewEntry, Query, make_log
+from restmq.broker.log_ids import IdKind
+from restmq.broker.measures import Measures
+from restmq.broker.message import Message, pack
+from restmq.broker.scripts import Operation
 from restmq.errors import Overloaded, StoreUnavailable
 from tests.broker.conftest import MakeBroker, MakeFaultyBroker
 from tests.broker.fakes import (
@@ -287,6 +291,44 @@ class TestCancelling:
             number = numbers[index]
             assert isinstance(number, int)
             assert stored[number] == b"%d" % (index + 1)
+
+
+class TestCounting:
+    async def test_what_cannot_be_counted_is_done_all_the_same(
+        self,
+        instance_broker: Broker,
+        fresh_name: str,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise ValueError("no number")
+
+        for name in ("note_published", "note_taken"):
+            monkeypatch.setattr(Measures, name, fail)
+        # Nobody made the queue, so this add is settled, but not done before that has been.
+        queues = instance_broker._disk.queues
+        added = await queues.add(fresh_name, Operation([pack(b"1")]), 1)
+        assert added.number == 1
+        assert values_of(await instance_broker.take(fresh_name)) == [b"1"]
+        assert "no number" in caplog.text
+
+    async def test_queues_but_no_logs_are_told_as_active_and_only_for_a_while(
+        self, instance_broker: Broker, fresh_name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broker, committer = instance_broker, instance_broker._disk.committer
+        log = make_log(fresh_name, "log", IdKind.NUMBER)
+        await broker.logs.append(log, NewEntry(b"value"))
+        await broker.logs.read_once(log, Query(limit=1))
+        await broker.add(fresh_name, b"1")
+        await broker.take(f"{fresh_name}-2")
+        assert committer.take_active() == [fresh_name, f"{fresh_name}-2"]
+        monkeypatch.setattr(commit, "MAX_ACTIVE", 1)
+        await broker.add(fresh_name, b"1")
+        await broker.add(f"{fresh_name}-2", b"1")
+        committer._active_since -= commit.ACTIVE_SECONDS  # as if that time had passed
+        await broker.add(f"{fresh_name}-3", b"1")
+        assert committer.take_active() == [f"{fresh_name}-3"]
 
 
 class TestClosing:

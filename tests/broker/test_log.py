@@ -73,6 +73,33 @@ class TestIds:
             (3, b"c"),
         ]
 
+    @pytest.mark.parametrize("first", [1, 2, 2**32, 2**32 + 1, 2**53 - 10])
+    async def test_a_log_can_be_told_where_to_begin(
+        self, node: LogNode, fresh_name: str, first: int
+    ) -> None:
+        """It only ever goes ahead, and what is there stays."""
+        log = number_log(fresh_name)
+        await node.logs.begin_at(log, first)
+        assert await node.logs.last_number(log) == first - 1
+        await node.append(log, b"a", b"b")
+        for lower in (1, first, first + 2):
+            await node.logs.begin_at(log, lower)
+        await node.append(log, b"c")
+        await node.logs.begin_at(log, first + 5)
+        await node.append(log, b"d")
+        page = await node.logs.read(log, Query(ALL))
+        assert [entry.number - first for entry in page.entries] == [0, 1, 2, 5]
+        assert await node.values(log) == [b"a", b"b", b"c", b"d"]
+
+    async def test_only_a_log_that_counts_has_a_first_number(
+        self, node: LogNode, fresh_name: str
+    ) -> None:
+        with pytest.raises(InvalidInput):
+            await node.logs.begin_at(time_log(fresh_name), 5)
+        for number in (0, -1, 2**53):
+            with pytest.raises(InvalidInput):
+                await node.logs.begin_at(number_log(fresh_name), number)
+
     async def test_a_log_of_times_gives_uuids_that_tell_when(
         self, node: LogNode, fresh_name: str
     ) -> None:

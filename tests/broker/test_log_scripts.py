@@ -52,6 +52,7 @@ def calls() -> list[Call]:
         scripts.set_attributes(LOG, b"", None),
         scripts.delete(LOG),
         scripts.visit(LOG, 1),
+        scripts.begin(LOG, 1),
         scripts.set_cursor(LOG, "client", "current"),
         scripts.read_cursor(LOG, "client", 1, 1, 1),
         scripts.remove_cursor(LOG, "client", 1),
@@ -89,10 +90,10 @@ def test_a_call_names_the_keys_of_its_log_and_the_digest_of_its_text() -> None:
 
 def test_repeated_arguments_follow_each_other() -> None:
     scripts = LogScripts()
-    words = [*append_words(0, None, b"a"), *append_words(255, 1.5, b"b")]
+    words = [*append_words(0, None, [b"a"]), *append_words(255, 1.5, [b"b", b"c"])]
     call = scripts.append(LOG, words, b"", b"known")
-    own = ["1", b"known", b"", "", b"\0", b"a", 1.5, b"\xff", b"b"]
-    assert list(call.arguments[-9:]) == own
+    own = ["1", b"known", b"", "", b"\0", 1, b"a", 1.5, b"\xff", 2, b"b", b"c"]
+    assert list(call.arguments[-len(own) :]) == own
     assert list(scripts.remove(LOG, [KEY]).arguments[-1:]) == [b"\0" + bytes(7) + b"\1"]
 
 

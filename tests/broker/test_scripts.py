@@ -19,7 +19,7 @@ SHARED = {"common", "ready", "nodes", "leases", "overflow", "popped", "replies"}
 SCRIPT_NAMES = sorted(
     name
     for name in (file_name.removesuffix(".lua") for file_name in FILE_NAMES)
-    if name not in SHARED and not name.startswith("log_")
+    if name not in SHARED and not name.startswith(("log_", "census_"))
 )
 
 
@@ -53,6 +53,7 @@ def calls() -> list[Call]:
         scripts.visit("q"),
         scripts.copies("q", 1, 1),
         scripts.stats("q"),
+        scripts.census("q"),
         scripts.join("q", 1, 15.0, None),
         scripts.deliver(
             "q",

@@ -10,7 +10,7 @@ import pytest
 from yarl import URL
 
 from restmq.access import Access
-from restmq.server import Node
+from restmq.node import Node
 from restmq.settings import Settings
 
 OpenNode = Callable[..., contextlib.AbstractAsyncContextManager["NodeUnderTest"]]

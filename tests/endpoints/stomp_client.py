@@ -93,6 +93,7 @@ class StompClient:
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self.version: Version | None = None
+        self.session = ""
         self._parser = FrameParser()
         self._frames: list[Frame] = []
         self._is_over = False
@@ -104,6 +105,7 @@ class StompClient:
         await self.send_frame("CONNECT", **{"accept-version": version, "host": "x", **named})
         answer = await self.receive("CONNECTED")
         self.version = version
+        self.session = answer.headers["session"]
         return answer
 
     async def write(self, data: bytes | str) -> None:

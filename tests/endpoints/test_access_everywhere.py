@@ -7,15 +7,19 @@ import pytest
 
 from restmq.access import Access, Section
 from restmq.endpoints.router import Route
-from restmq.server import Node
+from restmq.node import Node
 from restmq.settings import Settings
 from tests.endpoints.conftest import NodeUnderTest, OpenNode
+from tests.support import free_port
 
 OPEN = {
     ("GET", "queue"),  # the help form, by the contract
     ("GET", "static"),
     ("GET", "healthz"),
     ("GET", "readyz"),
+    # These say what there is, and nothing of what is in it.
+    ("GET", "openapi.json"),
+    ("GET", "docs"),
     ("GET", "__heartbeat__"),  # Queuey's way to ask whether the server lives
 }
 HEADERS = {"Upgrade": "websocket", "Connection": "Upgrade"}
@@ -76,9 +80,8 @@ async def test_an_allowed_origin_may_read_the_answers(open_node: OpenNode, fresh
         url = f"{node.url}/q/{fresh_name}"
         for path in (f"/q/{fresh_name}", f"/c/{fresh_name}", "/nothing", "/static/help.html"):
             async with node.session.get(node.url + path, headers=headers) as answer:
-                if path != "/nothing":
-                    assert answer.headers["Access-Control-Allow-Origin"] == origin, path
-                    assert "Origin" in answer.headers["Vary"]
+                assert answer.headers["Access-Control-Allow-Origin"] == origin, path
+                assert "Origin" in answer.headers["Vary"]
         asked = {**headers, "Access-Control-Request-Headers": "x-restmq-ttl"}
         async with node.session.options(url, headers=asked) as answer:
             assert answer.status == 204
@@ -189,3 +192,96 @@ async def test_headers_that_are_no_text_are_refused_and_not_stumbled_over(
             assert b" %d " % status in await reader.readline()
         writer.close()
         await writer.wait_closed()
+
+
+async def test_a_page_that_leads_its_own_name_here_is_refused(
+    open_node: OpenNode, fresh_name: str
+) -> None:
+    """By that name (DNS rebinding); programs may use any, and browsers those that are safe."""
+    path = f"/q/{fresh_name}"
+
+    def page(host: str) -> list[dict[str, str]]:
+        return [
+            {"Host": host, "Origin": f"http://{host}"},
+            {"Host": host, "Sec-Fetch-Site": "same-origin"},
+        ]
+
+    async with open_node(allowed_hosts=("MQ.example",)) as node:
+        port = node.node.port
+        for headers in (*page(f"evil.example:{port}"), *page("localhost.evil"), *page("")):
+            for method in ("GET", "POST"):
+                status, body = await node.call(method, path, headers=headers, data={"value": "x"})
+                assert (status, b"allowed_hosts" in body) == (403, True), headers
+        for host in ("localhost", "a.localhost.", "127.0.0.1", "[::1]", "mq.example"):
+            for headers in page(f"{host}:{port}"):
+                assert (await node.get(path, headers=headers))[0] == 204, headers
+        assert (await node.get(path, headers={"Host": "evil.example"}))[0] == 204
+        reading = {"Host": "evil.example", "Sec-Fetch-Site": "none"}
+        assert (await node.get("/stats", headers=reading))[0] == 200
+    foreign = page("mq.internal")[0]
+    for settings in ({"listen": "0.0.0.0"}, {"trusted_proxies": ("10.0.0.1",)}):
+        async with open_node(**settings) as node:
+            assert (await node.get(path, headers=foreign))[0] == 204
+
+
+@pytest.mark.parametrize("path", ["/stats", "/stats/{}", "/control/{}", "/p/{}", "/settings/{}"])
+async def test_a_foreign_page_cannot_read_figures_by_embedding(
+    open_node: OpenNode, fresh_name: str, path: str
+) -> None:
+    """A callback is for pages of this server, and of those that are allowed."""
+    path = path.format(fresh_name)
+    foreign = {"Sec-Fetch-Site": "cross-site", "Referer": "https://evil.example/page"}
+    async with open_node(allowed_origins=("https://app.example",)) as node:
+        for query in ("?callback=steal", "?%63allback=steal"):
+            assert (await node.get(path + query, headers=foreign))[0] == 403
+            # An older browser tells no site, and neither does any to a server without TLS.
+            bare = {"Referer": foreign["Referer"]}
+            assert (await node.get(path + query, headers=bare))[0] == 403
+            for headers in (
+                {},
+                {"Sec-Fetch-Site": "same-origin", "Referer": f"{node.url}/static/index.html"},
+                {"Referer": f"{node.url}/static/index.html"},
+                {**foreign, "Referer": "https://app.example/"},
+            ):
+                assert (await node.get(path + query, headers=headers))[0] == 200, headers
+        assert (await node.get(path, headers=foreign))[0] == 200
+
+
+async def test_an_allowed_origin_may_read_early_refusals(
+    open_node: OpenNode, fresh_name: str
+) -> None:
+    """That there is nothing, and that it asks too often."""
+    origin = "https://app.example"
+    async with open_node(allowed_origins=(origin,), rate_limit=0.001, rate_burst=1) as node:
+        for status in (404, 429):
+            async with node.session.get(f"{node.url}/no", headers={"Origin": origin}) as answer:
+                assert answer.status == status
+                assert answer.headers["Access-Control-Allow-Origin"] == origin
+
+
+@pytest.mark.parametrize("rule", ["hosts_deny = all", "username = u\npassword = p"])
+async def test_the_health_of_rse_is_a_probe(open_node: OpenNode, rule: str) -> None:
+    """Open to everybody and not counted, on either port; the report is neither."""
+    acl = "".join(f"[{section.value}]\n{rule}\n" for section in Section)
+    port = free_port()
+    async with open_node(acl, rse_port=port, rate_limit=0.001, rate_burst=1) as node:
+        for _ in range(3):
+            assert await node.get("/rse/health") == (200, b"OK\n")
+            assert await node.call("HEAD", "/rse/health") == (200, b"")
+            async with node.session.get(f"http://127.0.0.1:{port}/health") as answer:
+                assert answer.status == 200
+        assert (await node.get("/rse/health?verbose=true"))[0] == 401
+        assert (await node.get("/rse/health?verbose=true"))[0] == 429
+
+
+@pytest.mark.parametrize(
+    "hop", ["10.1.1.1:4711", "[2001:db8::7]:4711", "[2001:db8::7]", "2001:db8::7", "10.1.1.1"]
+)
+async def test_a_proxy_may_tell_the_port_of_its_client(
+    open_node: OpenNode, fresh_name: str, hop: str
+) -> None:
+    acl = "[rest:consumer]\nhosts_allow = 10.1.1.1 2001:db8::7\n"
+    async with open_node(acl, trusted_proxies=("127.0.0.1", "10.9.9.9")) as node:
+        for forwarded in (hop, f"{hop}, 10.9.9.9:80"):
+            headers = {"X-Forwarded-For": forwarded}
+            assert (await node.get(f"/q/{fresh_name}", headers=headers))[0] == 204

@@ -446,4 +446,11 @@ async def test_writing_and_reading_are_allowed_apart(open_node: OpenNode, fresh_
         channels = Channels(node.session, node.url)
         headers = {"Accept": "text/event-stream"}
         await channels.call("GET", f"/channels/{fresh_name}", 401, headers=headers)
+        await channels.call("GET", f"/channels/{fresh_name}?wait=1", 401)
+        await channels.call("GET", f"/channels/{fresh_name}/messages?wait=1", 401)
+        await channels.call("POST", f"/cursors/{fresh_name}/read?wait=1", 401)
+        await channels.call("POST", f"/cursors/{fresh_name}/read", 401, data={"wait": "1"})
+        assert await channels.read(fresh_name, "?wait=0") == {fresh_name: [1]}
+        for path in ("?wait=0", "/messages?wait=0", "/messages"):
+            await channels.call("GET", f"/channels/{fresh_name}{path}", 200)
         assert json.loads((await channels.call("GET", f"/channels/{fresh_name}", 200))[0])

@@ -206,6 +206,7 @@ async def test_acl_conf_can_forbid_following_alone(open_node: OpenNode) -> None:
         for options in ({"headers": STREAM}, {}):
             path = "/q" if options else "/q?wait=1"
             assert (await app.call("GET", path, **options))[0] == 401
+        assert await app.bodies("/q?wait=0") == []
 
 
 # Reads that wait

@@ -381,9 +381,9 @@ async def test_a_reply_longer_than_a_page_is_complete(
     app: QueueyClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is read in pages and sent in pieces; here of a smaller size than usual."""
-    monkeypatch.setattr("restmq.endpoints.queuey.READ_BYTES", 300)
+    monkeypatch.setattr("restmq.endpoints.queuey_reading.READ_BYTES", 300)
     monkeypatch.setattr("restmq.endpoints.queuey_replies.MAX_WHOLE_BYTES", 1000)
-    monkeypatch.setattr("restmq.endpoints.queuey.READ_AT_ONCE", 1)
+    monkeypatch.setattr("restmq.endpoints.queuey_reading.READ_AT_ONCE", 1)
     ones = [f"{number:0100d}" for number in range(30)]
     ids = await app.post(*ones, partition=1)
     await app.post("two", partition=2)

@@ -127,7 +127,7 @@ async def test_a_head_of_a_long_list_reads_no_more_than_its_beginning(
 ) -> None:
     """It would all be held in memory otherwise, for nobody."""
     await app.post(*[f"{number:0100d}" for number in range(30)])
-    monkeypatch.setattr("restmq.endpoints.queuey.READ_BYTES", 300)
+    monkeypatch.setattr("restmq.endpoints.queuey_reading.READ_BYTES", 300)
     monkeypatch.setattr("restmq.endpoints.queuey_replies.MAX_WHOLE_BYTES", 1000)
     fail_from(monkeypatch, "read", 12)
     status, body = await app.node.call("HEAD", app.path("/q"), headers=app.headers)
@@ -210,7 +210,7 @@ async def test_a_long_reply_that_cannot_be_completed_is_cut_off(
 ) -> None:
     """It must not look like a whole one."""
     await app.post(*[f"{number:0100d}" for number in range(30)])
-    monkeypatch.setattr("restmq.endpoints.queuey.READ_BYTES", 300)
+    monkeypatch.setattr("restmq.endpoints.queuey_reading.READ_BYTES", 300)
     monkeypatch.setattr("restmq.endpoints.queuey_replies.MAX_WHOLE_BYTES", 1000)
     fail_from(monkeypatch, "read", 5)
     with pytest.raises(aiohttp.ClientError):

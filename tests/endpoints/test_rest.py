@@ -85,6 +85,15 @@ async def test_parameters_of_query_and_form_are_merged_and_the_last_wins(
     assert values == ["c", "only query", "m"]
 
 
+async def test_a_multipart_part_with_a_bad_header_is_refused(
+    node: NodeUnderTest, fresh_name: str
+) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    body = b'--b\r\nContent-Disposition: form-data; name="\x01"\r\n\r\nv\r\n--b--\r\n'
+    status, _ = await node.post(f"/q/{fresh_name}", data=body, headers=headers)
+    assert status == 400
+
+
 async def test_a_multipart_form_is_read(node: NodeUnderTest, fresh_name: str) -> None:
     """A field, or the content of a file."""
     boundary = "xyz"
@@ -309,6 +318,7 @@ async def test_the_job_page_lists_the_newest_keys_escaped(
     assert "<b>" not in page
     assert page.index("&lt;b&gt;:12<") < page.index("&lt;b&gt;:11<")
     assert page.count("<li>") == 10
+    assert f'/ui/queue?name={quote(queue, safe="")}"' in page
 
 
 async def test_unknown_paths_and_methods_are_told(node: NodeUnderTest, fresh_name: str) -> None:

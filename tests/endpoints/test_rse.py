@@ -1,20 +1,25 @@
 """RSE's rules, from outside, on both mounts (RSE specification, sections 3 to 7)."""
 
 import asyncio
+import contextlib
 import json
 import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import aiohttp
 import pytest
+from redis.asyncio import Redis
 from yarl import URL
 
 from restmq.access import Access
-from restmq.server import Node
+from restmq.endpoints.rse_events import EVENTS
+from restmq.node import Node
+from restmq.redis_process import RedisProcess
 from restmq.settings import Settings
 from tests.endpoints.conftest import NodeUnderTest, OpenNode
 from tests.support import eventually, free_port
@@ -313,6 +318,55 @@ class TestPolling:
             assert (await reader.get(f"{channel}?last-known-id={known}")).status == 204
         assert len((await reader.get(f"{channel}?last-known-id=-1")).events) == 2
 
+    async def test_ids_can_be_told_where_to_begin(
+        self, open_node: OpenNode, mount: str, rse: Rse, channel: str
+    ) -> None:
+        """Above those that clients know of a server that was here before; never lower again."""
+        await rse.agent().posted(channel, {})
+        (event,) = (await rse.agent().get(channel)).events
+        first = event["id"] + 1_000_000
+        settings = {"rse_test_mode": True, "rse_first_event": first}
+        async with opened(open_node, mount, **settings) as other:
+            poster = other.agent()
+            await asyncio.gather(*(poster.posted(channel, {}) for _ in range(5)))
+            await rse.agent().posted(channel, {})
+            query = f"{channel}?last-known-id={event['id']}"
+            ids = [each["id"] for each in (await rse.agent().get(query)).events]
+            assert len(ids) == 6
+            assert first <= min(ids) < first + 1_000_000
+            posted_by_get = f"{channel}?method=POST&post-data={{}}"
+            assert (await other.agent().get(posted_by_get)).status == 201
+
+    async def test_ids_begin_there_again_when_redis_has_lost_them(
+        self, tmp_path: Path, channel: str
+    ) -> None:
+        first = 1000
+        settings = Settings(port=0, drain_seconds=1, rse_test_mode=True, rse_first_event=first)
+        async with (
+            RedisProcess(tmp_path, fsync="no") as redis,
+            Node(settings, redis.url, Access.from_text("")) as node,
+            aiohttp.ClientSession(f"http://127.0.0.1:{node.port}") as session,
+            contextlib.aclosing(Redis.from_url(redis.url)) as client,
+        ):
+
+            async def post() -> int:
+                """Post, and return the id of what was posted."""
+                async with session.post(f"/rse{channel}", json={}) as answer:
+                    assert answer.status == 201
+                log = node.broker.logs
+                return await log.last_number(EVENTS)
+
+            assert [await post() for _ in range(2)] == [first, first + 1]
+            await client.flushall()
+            assert await post() < first
+            assert await post() == first, "its number told"
+            told = asyncio.Event()
+            node.broker.on_reconnect.append(told.set)
+            await client.flushall()
+            await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            await asyncio.wait_for(told.wait(), 20)
+            assert await post() == first, "the connection told"
+
     async def test_own_events_are_hidden_unless_echo_is_exactly_true(
         self, rse: Rse, channel: str
     ) -> None:
@@ -482,11 +536,18 @@ class TestRequests:
     async def test_https_can_be_demanded(
         self, open_node: OpenNode, mount: str, channel: str
     ) -> None:
-        async with opened(open_node, mount, rse_test_mode=True, rse_https_only=True) as rse:
-            answer = await rse.agent().get(channel)
-            assert (answer.status, "HTTPS" in answer.message) == (400, True)
-            assert (await rse.agent(X_Forwarded_Proto="https").get(channel)).status == 204
+        """What says that a proxy was asked over it is believed of proxies that are trusted."""
+        demanded = {"rse_test_mode": True, "rse_https_only": True}
+        async with opened(open_node, mount, **demanded) as rse:
+            for agent in (rse.agent(), rse.agent(X_Forwarded_Proto="https")):
+                for answer in (await agent.get(channel), await agent.post(channel)):
+                    assert (answer.status, "HTTPS" in answer.message) == (400, True)
             assert (await rse.agent().get("/health")).status == 200
+        async with opened(open_node, mount, **demanded, trusted_proxies=("127.0.0.1",)) as rse:
+            for proto, status in (("https", 204), ("http", 400), ("https, http", 400)):
+                answer = await rse.agent(X_Forwarded_Proto=proto).get(channel)
+                assert answer.status == status, proto
+            assert (await rse.agent().get(channel)).status == 400
 
     async def test_documented_headers_are_accepted_and_ignored(
         self, rse: Rse, channel: str
@@ -539,7 +600,7 @@ class TestAuthentication:
     async def test_the_access_file_counts_at_both_mounts(
         self, open_node: OpenNode, mount: str, channel: str, rule: str
     ) -> None:
-        """Posting by GET is publishing, and a stream is a stream."""
+        """Posting by GET is publishing; to stream, and to wait, is to follow live."""
         acl = f"[rest:producer]\n{rule}\n[comet:consumer]\n{rule}\n"
         async with opened(open_node, mount, acl, rse_test_mode=True) as rse:
             agent = rse.agent()
@@ -548,6 +609,8 @@ class TestAuthentication:
                 await agent.post(channel),
                 await agent.get(f"{channel}?method=POST&post-data={{}}"),
                 await agent.get(channel, Accept="text/event-stream"),
+                await agent.get(f"{channel}?wait=1"),
+                await agent.get(f"{channel}?wait=1&callback=cb"),
             ):
                 assert answer.status == 401
                 headers = dict(answer.headers)  # type: ignore[arg-type]
@@ -607,7 +670,7 @@ class TestTestMode:
         self, rse: Rse, channel: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await rse.agent().posted(channel, *([channel, index] for index in range(5)))
-        monkeypatch.setattr("restmq.endpoints.rse.MAX_PAGE_ENTRIES", 2)
+        monkeypatch.setattr("restmq.endpoints.rse_live.LIST_EVENTS", 2)
         for query, order in (("", 1), ("?sort=-1", -1)):
             answer = await rse.agent().get(f"/all{query}")
             assert (answer.status, answer.content_type) == (200, JSON)

@@ -4,11 +4,17 @@ import asyncio
 import contextlib
 import functools
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import cast
 
 import pytest
 
+from restmq.broker import store as store_module
+from restmq.broker.backend import Backend, open_backend
+from restmq.broker.scripts import Script
+from restmq.errors import StoreUnavailable
 from restmq.queue_settings import Patterns
+from tests.broker.fakes import FaultyBackend
 from tests.endpoints.conftest import OpenNode
 from tests.endpoints.stomp_client import (
     StompNode,
@@ -120,6 +126,85 @@ async def test_what_nobody_acknowledges_in_time_goes_back(
         assert (again.body, again.headers["redelivered"]) == (b"1", "true")
         await client.ack(late)
         await client.ack(again)
+        assert (await node.stats(fresh_name))["leased"] == 0
+
+
+async def test_more_attempts_for_stomp_however_the_lease_ends(
+    open_stomp: Open, fresh_name: str
+) -> None:
+    """Refused, left behind, and not acknowledged in time."""
+    async with open_stomp(stomp_max_attempts=8, stomp_ack_timeout=1.0) as node:
+        queue = f"/queue/{fresh_name}"
+        async with node.client() as client:
+            await send(client, queue, b"x")
+            await subscribe(client, queue)
+            for _ in range(5):
+                await client.nack(await client.message())
+            await client.message()
+        async with node.client() as client:
+            await subscribe(client, queue)
+            await client.message()
+            await client.nack(await client.message())  # the seventh ran out
+        assert (await node.stats(fresh_name))["dead"] == 1
+
+
+async def test_attempts_without_end(open_stomp: Open, fresh_name: str) -> None:
+    async with open_stomp(stomp_max_attempts=0) as node, node.client() as client:
+        await send(client, f"/queue/{fresh_name}", b"x")
+        await subscribe(client, f"/queue/{fresh_name}")
+        for _ in range(30):
+            await client.nack(await client.message())
+        await client.ack(await client.message())
+        stats = await node.stats(fresh_name)
+        assert (stats["dead"], stats["ready"], stats["leased"]) == (0, 0, 0)
+
+
+async def test_without_a_timeout_leases_are_kept_up_while_somebody_has_the_message(
+    open_stomp: Open, fresh_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue that sets a time of its own is not concerned."""
+    monkeypatch.setattr("restmq.broker.subscriptions.RENEWED_LEASE_SECONDS", 1.5)
+    own = f"{fresh_name}-own"
+    async with (
+        open_stomp(stomp_ack_timeout=0.0) as node,
+        node.client() as client,
+        node.client() as other,
+    ):
+        await send(client, f"/queue/{fresh_name}", b"kept")
+        await send(client, f"/queue/{own}", b"timed")
+        await node.http.call("PATCH", f"/settings/{own}", data=b'{"lease_seconds": 1.5}')
+        await subscribe(client, f"/queue/{fresh_name}")
+        kept = await client.message()
+        await subscribe(other, f"/queue/{own}")
+        for attempt in range(3):  # 4.5 seconds or more
+            timed = await other.message()
+            assert ("redelivered" in timed.headers) == (attempt > 0)
+        _, body = await node.http.get(f"/m/{fresh_name}:1")
+        assert json.loads(body)["state"] == "leased"
+        assert (await node.stats(fresh_name))["leased"] == 1
+        await client.ack(kept)
+        assert (await node.stats(fresh_name))["leased"] == 0
+
+
+async def test_a_message_that_others_delete_makes_room(
+    open_stomp: Open, node: StompNode, fresh_name: str
+) -> None:
+    """Over REST, on the same node and on another; a late ACK does nothing."""
+    queue = f"/queue/{fresh_name}"
+    async with open_stomp() as another, node.client() as client:
+        await send(client, queue, b"1", b"2", b"3")
+        await subscribe(client, queue)
+        first = await client.message()
+        assert (await node.http.call("DELETE", f"/m/{fresh_name}:1"))[0] == 200
+        second = await client.message()
+        assert second.body == b"2"
+        assert (await another.http.call("DELETE", f"/m/{fresh_name}:2"))[0] == 200
+        third = await client.message()
+        assert third.body == b"3"
+        await client.ack(first)
+        await client.ack(second)
+        assert (await node.stats(fresh_name))["leased"] == 1
+        await client.ack(third)
         assert (await node.stats(fresh_name))["leased"] == 0
 
 
@@ -261,6 +346,35 @@ async def test_client_individual_acknowledges_only_one(node: StompNode, fresh_na
         await client.message()
         await client.ack(await client.message())
         assert (await node.stats(fresh_name))["leased"] == 1
+
+
+async def test_what_needs_no_acknowledgement_comes_once_though_redis_was_away(
+    open_stomp: Open, fresh_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is settled as soon as Redis answers again, long before its lease is over."""
+    opened: list[FaultyBackend] = []
+
+    def opening(url: str, scripts: Sequence[Script]) -> Backend:
+        opened.append(FaultyBackend(open_backend(url, scripts)))
+        return cast(Backend, opened[-1])
+
+    monkeypatch.setattr(store_module, "open_backend", opening)
+    async with open_stomp() as node, node.client() as client:
+        await subscribe(client, f"/queue/{fresh_name}", "auto")
+        away = StoreUnavailable("Redis is away")
+        opened[0].refuses = lambda name: away if name == "settle" else None
+        await send(client, f"/queue/{fresh_name}", b"once")
+        assert (await client.message()).body == b"once"
+        await eventually(lambda: opened[0].calls_named("settle"))
+        assert (await node.stats(fresh_name))["leased"] == 1
+        opened[0].refuses = lambda name: None
+        await eventually(lambda: _has_length(node, fresh_name, 0), 30)
+        await eventually(lambda: _has_none_leased(node, fresh_name), 30)
+        await client.assert_quiet()
+
+
+async def _has_none_leased(node: StompNode, queue: str) -> bool:
+    return bool((await node.stats(queue))["leased"] == 0)
 
 
 # Wildcards

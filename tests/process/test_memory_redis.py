@@ -13,9 +13,10 @@ from redis.exceptions import RedisError
 
 from restmq import server as composition
 from restmq.access import Access
+from restmq.endpoints.metrics_sheet import Row
 from restmq.errors import InvalidInput
 from restmq.memory_redis import AskedMemoryRedis
-from restmq.server import Node
+from restmq.node import Node
 from restmq.settings import Settings
 from tests.process.clients import open_api
 from tests.server_process import ServerProcess, command_line, running_server
@@ -134,7 +135,7 @@ class TestWiring:
 
     async def test_a_single_process_starts_it_itself(self, tmp_path, nodes):
         settings = Settings(data_dir=tmp_path, port=0, fsync="no", drain_seconds=1)
-        main = composition._serve(settings, Access.from_text(""))
+        main = composition._serve(settings, Access.from_text(""), {})
         async with self.serving(main, nodes) as node:
             assert not (tmp_path / "memory").exists()
             first, second = await asyncio.gather(node.memory_redis_url(), node.memory_redis_url())
@@ -152,7 +153,7 @@ class TestWiring:
             writer.close()
 
         server = await asyncio.start_unix_server(answer, path)
-        main = composition._serve_worker(settings, redis_url, path)
+        main = composition._serve_worker(settings, redis_url, path, {}, Row.alone())
         async with self.serving(main, nodes) as node:
             assert await node.memory_redis_url() == "unix:///from/the/parent"
         server.close()
@@ -162,8 +163,8 @@ class TestWiring:
     async def test_beside_a_named_redis_only_a_named_one_will_do(self, nodes, redis_url, named):
         settings = Settings(redis_url=redis_url, memory_redis_url=named, port=0, drain_seconds=1)
         mains = (
-            composition._serve(settings, Access.from_text("")),
-            composition._serve_worker(settings, redis_url, None),
+            composition._serve(settings, Access.from_text(""), {}),
+            composition._serve_worker(settings, redis_url, None, {}, Row.alone()),
         )
         for main in mains:
             async with self.serving(main, nodes) as node:
@@ -178,6 +179,6 @@ class TestWiring:
         settings = Settings(
             data_dir=tmp_path, memory_redis_url="redis://named", port=0, fsync="no", drain_seconds=1
         )
-        main = composition._serve(settings, Access.from_text(""))
+        main = composition._serve(settings, Access.from_text(""), {})
         async with self.serving(main, nodes) as node:
             assert await node.memory_redis_url() == "redis://named"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.memcached_server import MemcachedServer
 from tests.process.clients import CurlAnswer, curl
 from tests.server_process import running_server
 from tests.support import eventually, free_port
@@ -245,3 +246,18 @@ async def test_step_20_live_mode_wants_a_token_and_a_uuid(tmp_path, mount):
         answer = await curl(*token, "-A", "plain/1", f"{b}/room")
         assert answer.status == 400
         assert "UUID" in answer.json["message"]
+
+
+async def test_every_worker_knows_the_tokens_of_a_shared_store(tmp_path, mount):
+    """Those that are there at the moment; the program stops in good order with such a store."""
+    async with MemcachedServer().serving() as store:
+        store.values[b"rse-shared"] = b""
+        lines = (f'token_store = "{store.url}"', 'token_prefix = "rse-"')
+        port = settings(tmp_path, mount, *lines)
+        async with running_server(tmp_path, "--workers", "2") as server:
+            b = base_of(server.url, port)
+            for token, status in (("shared", 204), ("other", 401), ("rse-shared", 401)) * 5:
+                assert (await curl("-H", f"X-Auth-Token: {token}", *C, f"{b}/r")).status == status
+            store.values[b"rse-other"] = b""
+            assert (await curl("-H", "X-Auth-Token: other", *C, f"{b}/r")).status == 204
+            assert await server.stop() == 0

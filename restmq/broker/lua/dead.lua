@@ -2,13 +2,13 @@
 --
 -- ARGV   [5] 'list', 'redrive' or 'drop'  [6] how many at the most
 --        [7] only this number, or ''  [8] only what died up to then, '' = now
---        [9] list: how many to pass over
+--        [9] list: how many to pass over  [10] list: the bytes after which it ends
 -- reply  list: {number, record, attempts, reason, when it died, ...}, the oldest first
 --        redrive, drop: {how many it was, the time now}; less than there are if they are big
 -- cost   O(log n) a message
 
 local EXPIRED_PER_LOOK = 1000
--- Bodies that one call reads; one may pass it.
+-- Bodies that one call moves; one may pass it.
 local MOST_BYTES = 8 * 1024 * 1024
 local STEP = 50
 
@@ -25,9 +25,9 @@ else
 end
 
 if what == 'list' then
-  local reply, bytes = {}, 0
+  local reply, bytes, max_bytes = {}, 0, tonumber(ARGV[10])
   for _, number in ipairs(numbers) do
-    if bytes >= MOST_BYTES then break end
+    if bytes >= max_bytes then break end
     local record, attempts, reason = unpack(cmsgpack.unpack(redis.call('HGET', DEAD_MESSAGES, number)))
     bytes = bytes + #record
     for _, value in ipairs({tonumber(number), record, attempts, reason,

@@ -3,7 +3,9 @@
 -- ARGV   [5] how many at the most  [6] most bytes (one message more may pass it)
 --        [7] seconds ('' = as the queue's settings say)  [8] token: names these deliveries
 --        [9] the node whose stream holds them; '-' for a request, '+' for a poll of a stream
--- reply  {when the leases run out, after how many seconds, 1 if it stopped for the bytes alone,
+--        [10] seconds, [11] most attempts where the settings do not say ('' = the usual ones)
+-- reply  {when the leases run out, after how many seconds, flags: 1 if it stopped for the bytes
+--         alone, plus 2 if the seconds are those of [10],
 --         number, attempt, record, number, attempt, record, ...}
 -- cost   O(log n) a message
 --
@@ -13,10 +15,13 @@ local now = clock()
 local fields = redis.call('HMGET', RECORD, 'settings', 'status')
 local settings = merge_settings(fields[1])
 local count, max_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
-local seconds = tonumber(ARGV[7]) or settings.lease_seconds or DEFAULT_LEASE_SECONDS
+local said = tonumber(ARGV[7]) or settings.lease_seconds
+local seconds = said or tonumber(ARGV[10]) or DEFAULT_LEASE_SECONDS
+local limit = tonumber(ARGV[11])
+local flags = not said and ARGV[10] ~= '' and 2 or 0
 local token, holder = ARGV[8], ARGV[9] == '+' and '-' or ARGV[9]
 local deadline = now + seconds
-local nothing = {score(deadline), tostring(seconds), 0}
+local nothing = {score(deadline), tostring(seconds), flags}
 if ARGV[9] ~= '-' and status_of(fields[2], settings) == '0' then return nothing end
 clear_expired(now)
 advance(now, settings)
@@ -29,13 +34,13 @@ if #numbers == 0 then return nothing end
 
 local stories = redis.call('EXISTS', STORIES) == 1 and read_all(STORIES, numbers) or {}
 local written, places, held, reply = {}, {}, {}, nothing
-local first_story = pack_story(1, token, holder, deadline, '')
+local first_story = pack_story(1, token, holder, deadline, '', limit)
 for index, number in ipairs(numbers) do
   local attempts, story = 1, first_story
   if stories[index] then
     local before, _, _, _, reason = unpack_story(stories[index])
     attempts = before + 1
-    story = pack_story(attempts, token, holder, deadline, reason)
+    story = pack_story(attempts, token, holder, deadline, reason, limit)
   end
   written[2 * index - 1] = number
   written[2 * index] = story
@@ -54,5 +59,5 @@ call_chunked('ZADD', LEASED, places)
 call_chunked('ZADD', HELD, held)
 -- A lease is honoured to its end, whatever the time to live; end_leases looks at that.
 if redis.call('EXISTS', EXPIRY) == 1 then call_chunked('ZREM', EXPIRY, numbers) end
-if #numbers < count and redis.call('EXISTS', READY, RANKED) > 0 then reply[3] = 1 end
+if #numbers < count and redis.call('EXISTS', READY, RANKED) > 0 then reply[3] = flags + 1 end
 return reply

@@ -11,16 +11,18 @@ local DEFAULT_LEASE_SECONDS = 30
 local DUE_PER_CALL = 200
 local RETURN_STEP = 64
 
--- token: names the delivery, '-' while there is none; holder: the node of a stream, or '-'.
-local function pack_story(attempts, token, holder, deadline, reason)
-  return string.format('%d %s %s %.6f %s', attempts, token, holder, deadline, reason)
+-- token: names the delivery, '-' while there is none; holder: the node of a stream, or '-';
+-- limit: after how many attempts this lease's end is death where the settings do not say, or nil.
+local function pack_story(attempts, token, holder, deadline, reason, limit)
+  local count = limit and string.format('%d/%d', attempts, limit) or string.format('%d', attempts)
+  return string.format('%s %s %s %.6f %s', count, token, holder, deadline, reason)
 end
 
 local function unpack_story(text)
-  if not text then return 0, '-', '-', 0, '' end
-  local attempts, token, holder, deadline, reason =
-    string.match(text, '^(%d+) (%S+) (%S+) ([%d.]+) (.*)$')
-  return tonumber(attempts), token, holder, tonumber(deadline), reason
+  if not text then return 0, '-', '-', 0, '', nil end
+  local attempts, limit, token, holder, deadline, reason =
+    string.match(text, '^(%d+)/?(%d*) (%S+) (%S+) ([%d.]+) (.*)$')
+  return tonumber(attempts), token, holder, tonumber(deadline), reason, tonumber(limit)
 end
 
 local function held_member(node, number)
@@ -37,6 +39,7 @@ local function bury(number, record, attempts, reason, now)
   forget({number})
   redis.call('ZADD', DEAD, score(now), number)
   redis.call('HSET', DEAD_MESSAGES, number, cmsgpack.pack({record, attempts, reason}))
+  redis.call('HINCRBY', RECORD, 'died', 1)
   local expires = expires_at(record)
   if expires > 0 then redis.call('ZADD', DEAD_EXPIRY, score(expires), number) end
 end
@@ -68,7 +71,6 @@ end
 -- too many attempts, or are gone if they expired meanwhile. `keep`: as if never delivered.
 -- Returns how many became ready. O(log n) a message.
 local function end_leases(numbers, now, reason, settings, at, keep)
-  local max_attempts = settings.max_attempts or DEFAULT_MAX_ATTEMPTS
   local total = 0
   for first = 1, #numbers, RETURN_STEP do
     local part = {unpack(numbers, first, math.min(first + RETURN_STEP - 1, #numbers))}
@@ -77,7 +79,8 @@ local function end_leases(numbers, now, reason, settings, at, keep)
     local ready, ready_records, gone, dropped = {}, {}, {}, {}
     redis.call('ZREM', LEASED, unpack(part))
     for index, number in ipairs(part) do
-      local attempts, _, holder = unpack_story(stories[index])
+      local attempts, _, holder, _, _, limit = unpack_story(stories[index])
+      local max_attempts = settings.max_attempts or limit or DEFAULT_MAX_ATTEMPTS
       local record = records[index]
       if holder ~= '-' then dropped[#dropped + 1] = held_member(holder, number) end
       if keep then attempts = attempts - 1 end
@@ -137,7 +140,10 @@ local function advance(now, settings)
   settings = settings or read_settings()
   local total = 0
   local over = redis.call('ZRANGEBYSCORE', LEASED, '-inf', score(now), 'LIMIT', 0, DUE_PER_CALL)
-  if #over > 0 then total = end_leases(over, now, 'the lease ran out', settings) end
+  if #over > 0 then
+    total = end_leases(over, now, 'the lease ran out', settings)
+    redis.call('HINCRBY', RECORD, 'expired_leases', #over)
+  end
   local due = redis.call('ZRANGEBYSCORE', DELAYED, '-inf', score(now), 'LIMIT', 0, DUE_PER_CALL)
   for first = 1, #due, RETURN_STEP do
     local part = {unpack(due, first, math.min(first + RETURN_STEP - 1, #due))}

@@ -2,7 +2,7 @@
 --
 -- ARGV   [4] '1' if the log must have certain attributes  [5] those
 --        [6] last 8 bytes of each id, for ids that are times, else ''
---        [7...] triples: ttl in seconds ('' = none), partition (one byte), packed entry
+--        [7...] runs: ttl in seconds ('' = none), partition (one byte), how many, packed entries
 -- reply  {first 8 bytes of the first id, time of publishing as a double, 1 if the log was empty};
 --        the next ids follow by one. If the log has other attributes: {time of its creation as a
 --        double, then those}; {''} if it has none.
@@ -14,8 +14,6 @@ if other then return {other} end
 -- Ticks of 100 ns from 1582-10-15, where UUIDs begin, to 1970, as two halves of 64 bits.
 local EPOCH_HIGH, EPOCH_LOW = 0x01B21DD2, 0x13814000
 local HALF = 4294967296
--- How a packed entry begins that has no source and no path.
-local NOTHING_BESIDE = '\0\0\0'
 
 -- The clock in such ticks; every step stays below 2^53, where numbers are exact.
 local function ticks_at(seconds)
@@ -50,45 +48,58 @@ local function head_of(ttl)
   return heads[ttl]
 end
 
--- Widens the partition's run if the entry expires with the one before, else opens another.
-local function add_to_run(partition, field, expires)
+-- Notes that entries of a partition expire together, with those before them if these do too.
+local function note_run(partition, expires, first, last)
   local run = open[partition]
   if not expires then
     open[partition] = nil
   elseif run and run.expires == expires then
-    run.last = field
+    run.last = last
   else
-    run = {expires = expires, first = field, last = field}
+    run = {expires = expires, first = first, last = last}
     open[partition] = run
     runs[#runs + 1] = run
   end
 end
 
+local function note_path(path)
+  if paths[path] then return end
+  paths[path] = true
+  path_count = path_count + 1
+  if path_count <= WOKEN_PATHS then paths[path_count] = path end
+end
+
 -- Counted here, as asking a table how long it is takes longer the longer it is.
 local record_count, member_count = 0, 0
-local pack, sub = struct.pack, string.sub
+local pack, byte = struct.pack, string.byte
+local index, argument_count = 7, #ARGV
 
-for index = 7, #ARGV, 3 do
-  local ttl, partition, packed = ARGV[index], ARGV[index + 1], ARGV[index + 2]
-  local field = partition .. pack('>I4I4', high, low) .. suffix
-  local record = (heads[ttl] or head_of(ttl)) .. packed
-  add_to_run(partition, field, deadlines[ttl])
-  records[record_count + 1], records[record_count + 2] = field, record
-  record_count = record_count + 2
-  members[member_count + 1], members[member_count + 2] = '0', 'e' .. field
-  member_count = member_count + 2
-  local path = ''
-  if sub(packed, 1, 3) ~= NOTHING_BESIDE then
-    path = path_of(record)
-    member_count = list_paths(members, field, path, '0')
+while index <= argument_count do
+  local ttl, partition = ARGV[index], ARGV[index + 1]
+  local last = index + 2 + tonumber(ARGV[index + 2])
+  local head = heads[ttl] or head_of(ttl)
+  local first_field, field
+  for at = index + 3, last do
+    local packed = ARGV[at]
+    field = partition .. pack('>I4I4', high, low) .. suffix
+    first_field = first_field or field
+    records[record_count + 1], records[record_count + 2] = field, head .. packed
+    record_count = record_count + 2
+    members[member_count + 1], members[member_count + 2] = '0', 'e' .. field
+    member_count = member_count + 2
+    local source_size, path_high, path_low = byte(packed, 1, 3)
+    if source_size == 0 and path_high == 0 and path_low == 0 then
+      if not paths[''] then note_path('') end
+    else
+      local path = path_of(records[record_count])
+      member_count = list_paths(members, field, path, '0')
+      note_path(path)
+    end
+    low = low + 1
+    if low == HALF then high, low = high + 1, 0 end
   end
-  if not paths[path] then
-    paths[path] = true
-    path_count = path_count + 1
-    if path_count <= WOKEN_PATHS then paths[path_count] = path end
-  end
-  low = low + 1
-  if low == HALF then high, low = high + 1, 0 end
+  note_run(partition, deadlines[ttl], first_field, field)
+  index = last + 1
 end
 for _, run in ipairs(runs) do
   members[#members + 1] = '0'

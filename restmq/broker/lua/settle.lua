@@ -31,10 +31,10 @@ local function read_story(text)
 end
 local done, dropped, became_ready = {}, {}, 0
 
-local function extend(number, attempts, token, holder, reason, seconds)
+local function extend(number, attempts, token, holder, reason, seconds, limit)
   local deadline = now + seconds
   redis.call('ZADD', LEASED, score(deadline), number)
-  local story = pack_story(attempts, token, holder, deadline, reason)
+  local story = pack_story(attempts, token, holder, deadline, reason, limit)
   redis.call('HSET', STORIES, number, story)
   return score(deadline), story
 end
@@ -58,12 +58,12 @@ end
 
 for index, number in ipairs(numbers) do
   local verb, token, argument = ARGV[4 * index + 2], ARGV[4 * index + 4], ARGV[4 * index + 5]
-  local attempts, current, holder, deadline, reason = read_story(stories[index])
+  local attempts, current, holder, deadline, reason, limit = read_story(stories[index])
   if settled[number] or current ~= token or deadline <= now then
     results[index] = 0
   elseif verb == 'extend' then
     results[index], stories[index] =
-      extend(number, attempts, token, holder, reason, tonumber(argument))
+      extend(number, attempts, token, holder, reason, tonumber(argument), limit)
   else
     results[index] = 1
     settled[number] = true

@@ -2,7 +2,7 @@
 --
 -- reply  {ready, status ('' = never set), policy ('' = never set), consumers, delayed, leased,
 --         dead, seconds since the oldest ready message was published ('' = none),
---         messages in a second, messages out a second}
+--         messages in a second, messages out a second, leases that expired, messages that died}
 -- cost   O(log n) and O(nodes)
 
 local EXPIRED_PER_LOOK = 1000
@@ -11,7 +11,8 @@ local now = clock()
 clear_expired(now, EXPIRED_PER_LOOK)
 clear_expired_dead(now, EXPIRED_PER_LOOK)
 advance(now)
-local fields = redis.call('HMGET', RECORD, 'status', 'policy', 'rate_in', 'rate_out')
+local fields = redis.call('HMGET', RECORD, 'status', 'policy', 'rate_in', 'rate_out',
+  'expired_leases', 'died')
 local settings = read_settings()
 local consumers = 0
 for _, text in ipairs(redis.call('HVALS', NODES)) do
@@ -46,4 +47,5 @@ end
 return {math.max(ready_count(now), 0), status_of(fields[1], settings) or '',
   policy_of(fields[2], settings) or '', consumers,
   redis.call('ZCARD', DELAYED), redis.call('ZCARD', LEASED), redis.call('ZCARD', DEAD),
-  oldest and score(math.max(now - oldest, 0)) or '', rate(fields[3]), rate(fields[4])}
+  oldest and score(math.max(now - oldest, 0)) or '', rate(fields[3]), rate(fields[4]),
+  tonumber(fields[5] or 0), tonumber(fields[6] or 0)}

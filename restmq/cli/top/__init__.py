@@ -1,0 +1,1 @@
+"""``restmq top``: all queues live in the terminal."""
