@@ -162,7 +162,7 @@ class StompEndpoint:
             try:
                 self._shared.access.check_key(connection.peer)
             except AccessDenied as error:
-                connection.refuse(str(error))
+                connection.refuse(str(error), code=error.code)
 
     def _forget(self, client: Client) -> None:
         connection = self._connections.pop(client, None)
