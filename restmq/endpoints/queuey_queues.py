@@ -185,7 +185,9 @@ class QueueyQueues:
         entries, count = [], queue.settings.partitions
         for index, draft in enumerate(drafts):
             partition = draft.partition
-            if partition is None or not 1 <= partition <= count:
+            if partition is None and count == 1:  # nearly always
+                partition = 1
+            elif partition is None or not 1 <= partition <= count:
                 field = f"{index}.partition" if is_batch else "partition"
                 partition = queue.choose(partition, field)
             entries.append(NewEntry(draft.body.encode(), draft.ttl, partition))

@@ -69,7 +69,9 @@ async def test_consuming_goes_on_over_restarts(tmp_path: Path, how: str) -> None
     ):
         await first.publish_many("jobs", values[: MESSAGES // 2])
         handling = Handling()
-        consumers = [client.consume("jobs", prefetch=3) for client in (first, second)]
+        consumers = [
+            client.consume("jobs", prefetch=3, lease_seconds=15) for client in (first, second)
+        ]
         async with consuming(handling, *consumers):
             await eventually(lambda: handling.handled.total() >= 5)
             publishing = asyncio.create_task(publish_each(second, values[MESSAGES // 2 :]))
